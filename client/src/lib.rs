@@ -1,0 +1,4 @@
+//! The desktop client of vchat: devices, codecs, window and the call that joins them.
+
+pub mod clock;
+pub mod picture;

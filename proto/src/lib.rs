@@ -1,0 +1,8 @@
+//! Wire formats and state machines of vchat, for both ends of a connection.
+//!
+//! Nothing here does I/O, reads a clock, draws randomness or starts a thread: time and bytes come in as arguments,
+//! so a whole call runs in a test with a clock that jumps.
+
+pub mod id;
+pub mod stats;
+pub mod units;
