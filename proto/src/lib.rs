@@ -6,3 +6,4 @@
 pub mod id;
 pub mod stats;
 pub mod units;
+pub mod wire;
