@@ -4,6 +4,8 @@
 //! so a whole call runs in a test with a clock that jumps.
 
 pub mod id;
+pub mod packetize;
+pub mod reassemble;
 pub mod stats;
 pub mod units;
 pub mod wire;
