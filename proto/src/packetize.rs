@@ -27,6 +27,12 @@ impl Packetizer {
         Self { kind, track, next: FrameId(0) }
     }
 
+    /// The track.
+    #[must_use]
+    pub const fn track(&self) -> TrackId {
+        self.track
+    }
+
     /// The number of the next frame.
     #[must_use]
     pub const fn next_frame(&self) -> FrameId {
