@@ -9,6 +9,7 @@ pub mod id;
 pub mod packetize;
 pub mod reassemble;
 pub mod room;
+pub mod session;
 pub mod stats;
 pub mod units;
 pub mod wire;

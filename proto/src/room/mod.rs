@@ -48,8 +48,25 @@ pub enum Output {
     Close(ParticipantId, CloseCode),
 }
 
+/// Who somebody is to the relay: the pin of their key, and which run of their client it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    /// SHA-256 of the client's SubjectPublicKeyInfo.
+    pin: [u8; 32],
+    /// From the hello.
+    instance: u64,
+}
+
+/// Not for logs.
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
 #[derive(Debug)]
 struct Member {
+    identity: Identity,
     name: DisplayName,
     tracks: Vec<TrackId>,
     subscriptions: pb::Subscriptions,
@@ -88,16 +105,24 @@ impl Room {
         }
     }
 
-    /// Takes somebody in. Outputs the welcome to them, the news to the others, and what they need to see a picture.
+    /// Takes somebody in whose key has the given pin. Outputs the welcome to them, the news to the others, and what they
+    /// need to see a picture. Who was here already with the same identity came back before the old connection was
+    /// missed; the old one is closed.
     ///
     /// # Errors
     /// The code to close the connection with: the room is full, or the hello breaks the protocol.
     pub fn join(
         &mut self,
         now: Instant,
+        pin: [u8; 32],
         name: DisplayName,
         hello: &pb::Hello,
     ) -> Result<ParticipantId, CloseCode> {
+        let identity = Identity { pin, instance: hello.instance };
+        if let Some(ghost) = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id)) {
+            self.leave(ghost, pb::LeaveReason::Lost);
+            self.output.push_back(Output::Close(ghost, CloseCode::Goodbye));
+        }
         if self.members.len() >= MAX_PARTICIPANTS {
             return Err(CloseCode::RoomFull);
         }
@@ -110,6 +135,7 @@ impl Room {
         self.next_participant += 1;
         let tracks = kinds.into_iter().map(|kind| self.add_track(id, kind)).collect();
         let member = Member {
+            identity,
             name,
             tracks,
             subscriptions: hello.subscriptions.unwrap_or_default(),

@@ -7,9 +7,13 @@ use crate::packetize::Packetizer;
 use crate::units::MediaTime;
 
 const HISTORY: u64 = 77;
+const PIN: [u8; 32] = [5; 32];
 
+/// A hello of another run of a client each time.
 fn hello() -> pb::Hello {
+    static RUNS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     pb::Hello {
+        instance: RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
         publish: vec![pb::TrackKind::Camera.into(), pb::TrackKind::Microphone.into()],
         subscriptions: Some(pb::Subscriptions { audio: true, video: true }),
         ..pb::Hello::default()
@@ -27,7 +31,8 @@ impl World {
     }
 
     fn join(&mut self, name: &str) -> (ParticipantId, pb::Welcome) {
-        let id = self.room.join(self.now, DisplayName::parse(name).expect("a name"), &hello()).expect("room");
+        let id =
+            self.room.join(self.now, PIN, DisplayName::parse(name).expect("a name"), &hello()).expect("room");
         let welcome = self.room.output.iter().find_map(|o| match o {
             Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(w)) })
                 if *to == id =>
@@ -194,7 +199,8 @@ fn a_flood_of_chat_is_refused_and_harms_nobody() {
 
 #[test]
 fn who_breaks_the_rules_is_removed() {
-    let rules: [&dyn Fn(&mut World, ParticipantId, ParticipantId, &mut Packetizer); 5] = [
+    type Rule<'a> = &'a dyn Fn(&mut World, ParticipantId, ParticipantId, &mut Packetizer);
+    let rules: [Rule<'_>; 5] = [
         &|w, _, eve, anns_camera| assert!(w.video(eve, anns_camera, true) > 0),
         &|w, _, eve, _| w.control(eve, pb::client_control::Body::Hello(hello())),
         &|w, _, eve, _| w.say(eve, 1),
@@ -221,11 +227,27 @@ fn who_breaks_the_rules_is_removed() {
 }
 
 #[test]
+fn who_comes_back_takes_the_place_of_the_lost_connection() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    let (name, hello) = (DisplayName::parse("bob").expect("a name"), hello());
+    let old = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
+    w.drain();
+    let new = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
+    assert!(new != old && w.room.len() == 2);
+    let outputs = w.drain();
+    assert!(outputs.contains(&Output::Close(old, CloseCode::Goodbye)));
+    assert!(outputs.iter().any(|o| matches!(o, Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Left(l)) }) if *to == ann && l.participant == old.0)));
+    w.room.join(w.now, [6; 32], name, &hello).expect("room");
+    assert_eq!(w.room.len(), 3, "another key is another person");
+}
+
+#[test]
 fn a_full_room_takes_nobody_in() {
     let mut w = World::new();
     (0..MAX_PARTICIPANTS).for_each(|i| drop(w.join(&format!("{i}"))));
     let name = DisplayName::parse("late").expect("a name");
-    assert_eq!(w.room.join(w.now, name, &hello()), Err(CloseCode::RoomFull));
+    assert_eq!(w.room.join(w.now, PIN, name, &hello()), Err(CloseCode::RoomFull));
 }
 
 /// One step of a random call.

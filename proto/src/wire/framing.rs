@@ -25,7 +25,7 @@ pub fn frame(message: &impl Message) -> Bytes {
 
 /// Finds the messages in the bytes of a stream, however these are cut into chunks.
 ///
-/// Holds at most one incomplete message: the caller drains [`Self::next`] after each [`Self::push`].
+/// Holds at most one incomplete message: the caller drains [`Self::pop`] after each [`Self::push`].
 #[derive(Debug)]
 pub struct Deframer {
     buffer: BytesMut,
@@ -50,7 +50,7 @@ impl Deframer {
     }
 
     /// The next whole message, or `None` until more bytes come. After an error the stream is of no more use.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FramingError> {
+    pub fn pop<M: Message + Default>(&mut self) -> Result<Option<M>, FramingError> {
         let Some((length, prefix)) = self.length()? else { return Ok(None) };
         if self.buffer.len() < prefix + length {
             return Ok(None);
@@ -98,7 +98,7 @@ mod tests {
             let mut seen = Vec::new();
             for chunk in [&stream[..cut], &stream[cut..]] {
                 deframer.push(chunk);
-                while let Some(m) = deframer.next::<pb::Ack>().expect("good bytes") {
+                while let Some(m) = deframer.pop::<pb::Ack>().expect("good bytes") {
                     seen.push(m.seq);
                 }
             }
@@ -110,10 +110,10 @@ mod tests {
     fn a_long_message_is_refused_by_its_length_alone() {
         let mut deframer = Deframer::new(100);
         deframer.push(&[101]);
-        assert_eq!(deframer.next::<pb::Ack>(), Err(FramingError::TooLong { limit: 100 }));
+        assert_eq!(deframer.pop::<pb::Ack>(), Err(FramingError::TooLong { limit: 100 }));
         let mut deframer = Deframer::new(usize::MAX);
         deframer.push(&[0xff; 4]);
-        assert!(deframer.next::<pb::Ack>().is_err());
+        assert!(deframer.pop::<pb::Ack>().is_err());
     }
 
     proptest! {
@@ -123,7 +123,7 @@ mod tests {
             for chunk in chunks {
                 deframer.push(&chunk);
                 loop {
-                    match deframer.next::<pb::ClientControl>() {
+                    match deframer.pop::<pb::ClientControl>() {
                         Ok(Some(_)) => {}
                         Ok(None) => break,
                         Err(_) => return Ok(()),

@@ -73,6 +73,3 @@ pub const STREAM_CONTROL: u8 = 1;
 
 /// First byte of the chat stream.
 pub const STREAM_CHAT: u8 = 2;
-
-/// The protocol's name in the TLS handshake.
-pub const ALPN: &[u8] = b"vchat/1";
