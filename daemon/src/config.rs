@@ -116,7 +116,7 @@ impl Flags {
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     toml::from_str(text).map_err(|e| {
-        let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].lines().count().max(1));
+        let line = e.span().map_or(0, |s| 1 + text[..s.start.min(text.len())].matches('\n').count());
         let why = format!("line {line}: {}", e.message().replace('\n', " "));
         ConfigError::Parse { path: path.into(), why }
     })
