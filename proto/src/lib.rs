@@ -4,5 +4,6 @@
 //! so a whole call runs in a test with a clock that jumps.
 
 pub mod id;
+pub mod jitter;
 pub mod stats;
 pub mod units;
