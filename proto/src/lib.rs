@@ -10,6 +10,7 @@ pub mod packetize;
 pub mod reassemble;
 pub mod room;
 pub mod session;
+pub mod jitter;
 pub mod stats;
 pub mod units;
 pub mod wire;
