@@ -4,3 +4,4 @@ pub mod audio;
 pub mod clock;
 pub mod picture;
 pub mod video;
+pub mod window;
