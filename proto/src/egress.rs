@@ -12,7 +12,8 @@ use crate::wire::datagram::{HopCounter, MediaHeader, MediaKind};
 ///
 /// Overflow: when video waits longer than [`MAX_VIDEO_WAIT`] or takes more than [`MAX_VIDEO_BYTES`], everything queued
 /// of the track that holds the most is dropped, and so is what follows of it until a key frame, which is asked for
-/// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. Audio older than
+/// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
+/// on its way is sent to its end, or a link too narrow for it would never show anything. Audio older than
 /// [`MAX_AUDIO_WAIT`] is dropped, oldest first.
 #[derive(Debug, Default)]
 pub struct Egress {
@@ -73,6 +74,12 @@ impl Egress {
         self.audio.is_empty() && self.video.is_empty()
     }
 
+    /// How long the oldest video has waited.
+    #[must_use]
+    pub fn video_wait(&self, now: Instant) -> Duration {
+        self.video.front().map_or(Duration::ZERO, |q| now.saturating_duration_since(q.since))
+    }
+
     /// A track of which this receiver needs a key frame. To be drained after each [`Self::push`].
     pub fn poll_key_frame_needed(&mut self) -> Option<TrackId> {
         self.key_frames_needed.pop_front()
@@ -87,7 +94,7 @@ impl Egress {
     /// Forgets a track that ended.
     pub fn forget(&mut self, track: TrackId) {
         self.broken.remove(&track);
-        self.drop_queued(track);
+        self.drop_queued(track, None);
     }
 
     fn push_video(&mut self, now: Instant, queued: Queued) {
@@ -113,23 +120,27 @@ impl Egress {
     }
 
     fn break_largest(&mut self, now: Instant) {
-        let mut sizes: BTreeMap<TrackId, (usize, FrameId)> = BTreeMap::new();
+        let mut sizes: BTreeMap<TrackId, usize> = BTreeMap::new();
         for q in &self.video {
-            let entry = sizes.entry(q.header.track).or_insert((0, q.header.frame));
-            entry.0 += q.body.len();
-            if q.header.frame.is_after(entry.1) {
-                entry.1 = q.header.frame;
-            }
+            *sizes.entry(q.header.track).or_default() += q.body.len();
         }
-        let Some((&track, &(_, newest))) = sizes.iter().max_by_key(|(_, (bytes, _))| *bytes) else { return };
-        self.drop_queued(track);
-        self.broken.insert(track, Broken { last_dropped: newest, asked_at: now });
+        let Some((&track, _)) = sizes.iter().max_by_key(|(_, bytes)| **bytes) else { return };
+        let of_track = |q: &&Queued| q.header.track == track;
+        let first = self.video.iter().find(of_track).map(|q| (q.header.frame, q.header.is_key()));
+        let keep = first.and_then(|(frame, key)| key.then_some(frame));
+        let dropped = |q: &&Queued| of_track(q) && Some(q.header.frame) != keep;
+        let Some(last_dropped) = self.video.iter().filter(dropped).next_back().map(|q| q.header.frame) else {
+            return;
+        };
+        self.drop_queued(track, keep);
+        self.broken.insert(track, Broken { last_dropped, asked_at: now });
         self.key_frames_needed.push_back(track);
     }
 
-    fn drop_queued(&mut self, track: TrackId) {
+    /// Drops what is queued of a track, but for one frame.
+    fn drop_queued(&mut self, track: TrackId, keep: Option<FrameId>) {
         let before = self.video.len();
-        self.video.retain(|q| q.header.track != track);
+        self.video.retain(|q| q.header.track != track || Some(q.header.frame) == keep);
         self.dropped += (before - self.video.len()) as u64;
         self.video_bytes = self.video.iter().map(|q| q.body.len()).sum();
     }
@@ -194,8 +205,8 @@ mod tests {
         for i in 1..=10 {
             push(&mut e, start + i * Duration::from_millis(33), &frame(&mut video, false, 2500));
         }
-        assert!(asked(&mut e).contains(&TrackId(1)));
-        assert!(e.is_empty(), "all of it depends on what was dropped");
+        assert_eq!(asked(&mut e), [TrackId(1)]);
+        assert!(sent(&mut e).iter().all(|m| m.header.is_key()), "the rest depends on what was dropped");
         let later = start + Duration::from_secs(2);
         push(&mut e, later, &frame(&mut video, false, 2500));
         assert!(e.is_empty());
@@ -209,6 +220,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_too_narrow_for_a_key_frame_still_gets_one() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
+        let (mut keys, mut asked_for) = (0, true);
+        for i in 0..100_u32 {
+            let now = start + i * Duration::from_millis(33);
+            push(&mut e, now, &frame(&mut video, std::mem::take(&mut asked_for), 30_000));
+            let passes = Media::parse(e.pop().expect("something waits")).expect("valid");
+            keys += usize::from(passes.header.is_key() && passes.header.index + 1 == passes.header.count);
+            asked_for |= !asked(&mut e).is_empty();
+        }
+        assert!(keys >= 2, "{keys} whole key frames");
+    }
+
+    #[test]
     fn the_heaviest_track_gives_way_and_the_others_do_not_notice() {
         let (mut e, now) = (Egress::default(), Instant::now());
         let mut small = Packetizer::new(MediaKind::Video, TrackId(1));
@@ -216,7 +242,9 @@ mod tests {
         push(&mut e, now, &frame(&mut small, true, 3000));
         (0..5).for_each(|i| push(&mut e, now, &frame(&mut big, i == 0, 100_000)));
         assert_eq!(asked(&mut e), [TrackId(2)]);
-        assert!(sent(&mut e).iter().all(|m| m.header.track == TrackId(1)));
+        let out = sent(&mut e);
+        assert_eq!(out.iter().filter(|m| m.header.track == TrackId(1)).count(), 3);
+        assert!(out.iter().all(|m| m.header.is_key()));
     }
 
     #[test]

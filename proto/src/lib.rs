@@ -6,11 +6,11 @@
 pub mod bucket;
 pub mod egress;
 pub mod id;
+pub mod jitter;
 pub mod packetize;
 pub mod reassemble;
 pub mod room;
 pub mod session;
-pub mod jitter;
 pub mod stats;
 pub mod units;
 pub mod wire;
