@@ -1,2 +1,37 @@
-//! See the library.
-fn main() {}
+//! vchat-client: see, hear and write to each other through a vchat relay.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use vchat_client::cli::{Cli, Task};
+use vchat_client::{call, devices};
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let task = match Cli::parse().resolve() {
+        Ok(task) => task,
+        Err(why) => return fail(2, &why),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match task {
+        Task::Call(config) => match call::run(&config, started) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(e.code(), &e),
+        },
+        Task::Devices { json } => {
+            #[allow(clippy::print_stdout, reason = "what was asked for")]
+            {
+                println!("{}", devices::list(json));
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn fail(code: u8, error: &impl std::fmt::Display) -> ExitCode {
+    eprintln!("vchat-client: {error}");
+    ExitCode::from(code)
+}

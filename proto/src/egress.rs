@@ -129,7 +129,7 @@ impl Egress {
         let first = self.video.iter().find(of_track).map(|q| (q.header.frame, q.header.is_key()));
         let keep = first.and_then(|(frame, key)| key.then_some(frame));
         let dropped = |q: &&Queued| of_track(q) && Some(q.header.frame) != keep;
-        let Some(last_dropped) = self.video.iter().filter(dropped).next_back().map(|q| q.header.frame) else {
+        let Some(last_dropped) = self.video.iter().rfind(dropped).map(|q| q.header.frame) else {
             return;
         };
         self.drop_queued(track, keep);

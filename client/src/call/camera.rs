@@ -1,0 +1,233 @@
+//! Our own video: a thread that captures and one that encodes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vchat_proto::stats::Distribution;
+use vchat_proto::units::Bitrate;
+
+use crate::clock::MediaClock;
+use crate::net::Media;
+use crate::news::{News, NewsSender};
+use crate::picture::Picture;
+use crate::slot::Slot;
+use crate::video::encoder::{self, Kind, Settings};
+use crate::video::source::{self, Captured, OpenError, Opened, SourceError};
+use crate::video::{CameraSpec, Encoder};
+
+/// The camera and its encoder. While it is off the device is closed, so that its light goes out.
+pub(crate) struct Camera {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How to capture and encode.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) spec: CameraSpec,
+    pub(crate) size: Option<(usize, usize)>,
+    pub(crate) fps: Option<u32>,
+    pub(crate) encoder: Kind,
+    pub(crate) max_bitrate: Bitrate,
+}
+
+struct Shared {
+    plan: Plan,
+    clock: MediaClock,
+    on: AtomicBool,
+    stop: AtomicBool,
+    /// Pictures for the encoder, with what the source delivers.
+    to_encode: Slot<(Captured, u32)>,
+    self_view: Slot<Arc<Picture>>,
+    encode_times: Mutex<Distribution>,
+    target: Mutex<Bitrate>,
+    news: NewsSender,
+}
+
+impl Camera {
+    /// Opens the camera and starts sending. The result has no camera open when `auto` finds none.
+    ///
+    /// # Errors
+    /// A camera that was asked for by name, or a file, cannot be opened.
+    pub(crate) fn start(plan: Plan, clock: MediaClock, media: Media, news: NewsSender) -> Result<Self, OpenError> {
+        let opened = source::open(&plan.spec, plan.size, plan.fps, clock)?;
+        let shared = Arc::new(Shared {
+            plan,
+            clock,
+            on: AtomicBool::new(opened.is_some()),
+            stop: AtomicBool::new(false),
+            to_encode: Slot::default(),
+            self_view: Slot::default(),
+            encode_times: Mutex::default(),
+            target: Mutex::new(Bitrate::from_bps(0)),
+            news,
+        });
+        let (capture, encode) = (shared.clone(), shared.clone());
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run).ok()
+        };
+        let threads = [
+            spawn("camera", Box::new(move || capture.capture(opened))),
+            spawn("encode", Box::new(move || encode.encode(&media))),
+        ];
+        Ok(Self { shared, threads: threads.into_iter().flatten().collect() })
+    }
+
+    /// Whether the camera is meant to run.
+    pub(crate) fn is_on(&self) -> bool {
+        self.shared.on.load(Ordering::Relaxed)
+    }
+
+    /// Opens or closes the camera. That it cannot be opened is told as [`News::CameraGone`].
+    pub(crate) fn set_on(&self, on: bool) {
+        self.shared.on.store(on, Ordering::Relaxed);
+    }
+
+    /// The newest picture for our own tile.
+    pub(crate) fn take_self_view(&self) -> Option<Arc<Picture>> {
+        self.shared.self_view.take()
+    }
+
+    /// Milliseconds-per-picture of the encoder since the last call, in microseconds, and its target.
+    pub(crate) fn take_encode_times(&self) -> (Distribution, Bitrate) {
+        let times = std::mem::take(&mut *self.shared.encode_times.lock().unwrap_or_else(PoisonError::into_inner));
+        (times, *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A panic there has been reported on its own.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn running(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The capturing thread: opens the source while the camera is on, closes it while it is off.
+    fn capture(&self, mut opened: Option<Opened>) {
+        while self.running() {
+            if !self.on.load(Ordering::Relaxed) {
+                opened = None;
+                std::thread::sleep(OFF_POLL);
+                continue;
+            }
+            let source = match opened.take() {
+                Some(source) => Ok(Some(source)),
+                None => source::open(&self.plan.spec, self.plan.size, self.plan.fps, self.clock),
+            };
+            match source {
+                Ok(Some(source)) => self.capture_from(source),
+                Ok(None) => self.gone("there is no camera; plug one in and switch it on again".into()),
+                Err(e) => self.gone(e.to_string()),
+            }
+        }
+    }
+
+    fn capture_from(&self, mut opened: Opened) {
+        tracing::info!("camera: {}", opened.source.describe());
+        while self.running() && self.on.load(Ordering::Relaxed) {
+            match opened.source.next_frame() {
+                Ok(captured) => {
+                    if self.self_view.put(captured.picture.clone()) {
+                        drop(self.news.send(News::SelfView));
+                    }
+                    self.to_encode.put((captured, opened.fps));
+                }
+                Err(e @ SourceError::Lost { .. }) => tracing::debug!("{e}"),
+                Err(e @ SourceError::Gone { .. }) => return self.gone(e.to_string()),
+            }
+        }
+    }
+
+    fn gone(&self, why: String) {
+        self.on.store(false, Ordering::Relaxed);
+        drop(self.news.send(News::CameraGone(why)));
+    }
+
+    /// The encoding thread: takes the newest picture whenever the network has room for one.
+    fn encode(&self, media: &Media) {
+        let mut open: Option<(Box<dyn Encoder>, Settings)> = None;
+        while self.running() {
+            let Some((captured, fps)) = self.to_encode.take_timeout(STOP_POLL) else { continue };
+            // A picture that cannot be sent now is dropped before it is encoded: a frame dropped later would break all
+            // that refer to it.
+            let demand = &media.demand;
+            if !demand.live.load(Ordering::Relaxed) || demand.backlog.load(Ordering::Relaxed) || media.video.capacity() == 0 {
+                continue;
+            }
+            let settings = self.settings(&captured.picture, fps);
+            if open.as_ref().is_none_or(|(_, s)| *s != settings) {
+                match encoder::open(self.plan.encoder, settings) {
+                    Ok(encoder) => {
+                        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = settings.bitrate;
+                        open = Some((encoder, settings));
+                    }
+                    Err(e) => return self.gone(format!("cannot encode: {e}")),
+                }
+            }
+            let Some((encoder, _)) = &mut open else { continue };
+            let started = Instant::now();
+            let frames = encoder.encode(&captured.picture, captured.captured, demand.take_key_frame());
+            let took = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
+            self.encode_times.lock().unwrap_or_else(PoisonError::into_inner).record(took);
+            match frames {
+                Ok(frames) => {
+                    for frame in frames {
+                        if media.video.blocking_send(frame).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Err(e) => {
+                    tracing::warn!("cannot encode a picture, starting the encoder again: {e}");
+                    demand.want_key_frame();
+                    open = None;
+                }
+            }
+        }
+    }
+
+    fn settings(&self, picture: &Picture, fps: u32) -> Settings {
+        let (width, height) = (picture.width(), picture.height());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if width * height > 640 * 360 { cores.min(2) } else { 1 };
+        let bitrate = self.plan.max_bitrate.min(bitrate_for(width * height, fps));
+        Settings { width, height, fps, bitrate, threads }
+    }
+}
+
+/// A good bitrate for pictures of that many pixels.
+///
+/// 650 kb/s for 640x360 at 30 a second gives 35 to 40 dB on a talking head (docs/architecture.md); larger pictures need
+/// fewer bits a pixel (exponent 0.75 fits common ladders: 1.8 Mb/s for 720p), and so do more pictures a second.
+fn bitrate_for(pixels: usize, fps: u32) -> Bitrate {
+    let size = (pixels as f64 / (640.0 * 360.0)).powf(0.75);
+    let rate = (f64::from(fps) / 30.0).sqrt();
+    Bitrate::from_bps((650_000.0 * size * rate).max(50_000.0) as u64)
+}
+
+/// How soon a camera that is switched on begins: below what people notice.
+const OFF_POLL: Duration = Duration::from_millis(50);
+/// How soon the encoder notices the end of the call.
+const STOP_POLL: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitrates_grow_slower_than_pictures() {
+        assert_eq!(bitrate_for(640 * 360, 30).kbps(), 650);
+        assert_eq!(bitrate_for(1280 * 720, 30).kbps(), 1838);
+        assert!(bitrate_for(1, 1).kbps() >= 50);
+    }
+}

@@ -1,0 +1,391 @@
+//! The state of a call on the main thread.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use vchat_proto::id::{ChatId, ParticipantId};
+use vchat_proto::session::{ChatLine, Event};
+use vchat_proto::stats::Distribution;
+use vchat_proto::units::MediaTime;
+use vchat_proto::wire::pb;
+
+use super::Failure;
+use super::camera::Camera;
+use super::events::Printer;
+use super::peer::{Remote, quantiles, round};
+use crate::audio::{Capture, Playback};
+use crate::cli::Config;
+use crate::clock::MediaClock;
+use crate::net::{Net, NetNews, NetStats};
+use crate::news::News;
+use crate::picture::Picture;
+use crate::window::{self, Action, Scene, Tile};
+
+/// Everything that the main thread knows of a call.
+pub(crate) struct Call {
+    pub(crate) clock: MediaClock,
+    pub(crate) remotes: BTreeMap<ParticipantId, Remote>,
+    config: Config,
+    started: Instant,
+    joined_at: Option<Instant>,
+    printer: Printer,
+    net: Option<Net>,
+    capture: Capture,
+    camera: Camera,
+    playback: Playback,
+    muted: bool,
+    told: Option<pb::MediaState>,
+    me: Option<ParticipantId>,
+    scene: Scene,
+    /// The newest picture of our own camera, and how many there were.
+    self_view: (Option<Arc<Picture>>, u64),
+    lines: Vec<window::ChatLine>,
+    show_statistics: bool,
+    encode_total: Distribution,
+    last_net: NetStats,
+    statistics: Option<Value>,
+    over: Option<Result<(), Failure>>,
+}
+
+impl Call {
+    #[allow(clippy::too_many_arguments, reason = "what a call is made of")]
+    pub(crate) fn new(
+        config: &Config,
+        started: Instant,
+        clock: MediaClock,
+        printer: Printer,
+        net: Net,
+        capture: Capture,
+        camera: Camera,
+        playback: Playback,
+    ) -> Self {
+        let mut call = Self {
+            clock,
+            remotes: BTreeMap::new(),
+            config: config.clone(),
+            started,
+            joined_at: None,
+            printer,
+            net: Some(net),
+            muted: !capture.has_source(),
+            capture,
+            camera,
+            playback,
+            told: None,
+            me: None,
+            scene: Scene { room: config.room.as_str().into(), ..Scene::default() },
+            self_view: (None, 0),
+            lines: Vec::new(),
+            show_statistics: false,
+            encode_total: Distribution::default(),
+            last_net: NetStats::default(),
+            statistics: None,
+            over: None,
+        };
+        call.scene.banner = Some(format!("Connecting to {}…", config.relay));
+        call.tell_media_state();
+        call
+    }
+
+    /// Takes what another thread tells.
+    pub(crate) fn handle(&mut self, news: News) {
+        match news {
+            News::Net(news) => self.handle_net(news),
+            News::Decoding(id, slot) => {
+                if let Some(remote) = self.remotes.get_mut(&id) {
+                    remote.slot = slot;
+                }
+            }
+            // These only wake the loop: the slots are looked at with every turn.
+            News::Picture(_) | News::SelfView => {}
+            News::CameraGone(why) => {
+                self.notice("camera", &why);
+                self.tell_media_state();
+            }
+            News::SoundGone(why) => self.notice("sound", &why),
+            News::Line(line) => self.say(&line),
+            News::Stop => self.over = Some(Ok(())),
+        }
+    }
+
+    /// Does what the user wants.
+    pub(crate) fn act(&mut self, action: Action) {
+        match action {
+            Action::ToggleMute => {
+                self.muted = !self.muted || !self.capture.has_source();
+                self.capture.set_muted(self.muted);
+                self.tell_media_state();
+            }
+            Action::ToggleCamera => {
+                self.camera.set_on(!self.camera.is_on());
+                self.tell_media_state();
+            }
+            Action::ToggleStatistics => {
+                self.show_statistics = !self.show_statistics;
+                self.update_statistics();
+            }
+            Action::Say(text) => self.say(&text),
+            Action::Quit => self.over = Some(Ok(())),
+        }
+    }
+
+    /// How the call ended, if it has.
+    pub(crate) const fn over(&mut self) -> Option<Result<(), Failure>> {
+        self.over.take()
+    }
+
+    /// What the window shows.
+    pub(crate) fn scene(&mut self) -> &Scene {
+        self.remotes.values_mut().for_each(|r| drop(r.take_picture()));
+        if let Some(picture) = self.camera.take_self_view() {
+            self.self_view = (Some(picture), self.self_view.1 + 1);
+        }
+        let camera_off = !self.camera.is_on();
+        self.scene.tiles.clear();
+        self.scene.tiles.extend(self.remotes.values().map(|r| Tile {
+            id: r.peer.id.0.into(),
+            name: r.peer.name.as_str().into(),
+            picture: r.current.as_ref().map(|d| d.picture.clone()),
+            version: r.version,
+            muted: r.peer.muted,
+            camera_off: r.peer.camera_off,
+            speaking: r.speaking,
+            me: false,
+        }));
+        self.scene.tiles.push(Tile {
+            id: MY_TILE,
+            name: format!("{} (you)", self.config.name),
+            picture: self.self_view.0.clone(),
+            version: self.self_view.1,
+            muted: self.muted,
+            camera_off,
+            speaking: !self.muted && self.capture.speaking(),
+            me: true,
+        });
+        self.scene.me = window::Me { muted: self.muted, camera_off };
+        &self.scene
+    }
+
+    /// The participants of whom there is a new picture, without a window.
+    pub(crate) fn take_fresh(&mut self) -> Vec<ParticipantId> {
+        drop(self.camera.take_self_view());
+        self.remotes.iter_mut().filter_map(|(id, r)| r.take_picture().then_some(*id)).collect()
+    }
+
+    /// The picture `version` of a tile is on the screen.
+    pub(crate) fn shown(&mut self, tile: u64, version: u64, at: MediaTime) {
+        let Ok(id) = u32::try_from(tile).map(ParticipantId) else { return };
+        if self.remotes.get(&id).is_some_and(|r| r.version == version) {
+            self.shown_remote(id, at);
+        }
+    }
+
+    /// The current picture of somebody is shown.
+    pub(crate) fn shown_remote(&mut self, id: ParticipantId, at: MediaTime) {
+        let Some(remote) = self.remotes.get_mut(&id) else { return };
+        remote.shown(at);
+        if !std::mem::replace(&mut remote.first_shown, true) {
+            self.printer.event(&json!({"event": "first-frame", "participant": id.0, "t_ms": self.age_ms()}));
+        }
+    }
+
+    /// Tells the final statistics, and says goodbye.
+    pub(crate) fn finish(&mut self) {
+        if let Some(joined) = self.joined_at {
+            self.poll_audio();
+            let seconds = joined.elapsed().as_secs_f64();
+            self.print_stats(true, seconds);
+        }
+        if let Some(net) = self.net.take() {
+            net.leave();
+        }
+    }
+
+    fn handle_net(&mut self, news: NetNews) {
+        match news {
+            NetNews::Event(event) => self.handle_event(event),
+            NetNews::FirstContact { relay, ours } => {
+                let host = &self.config.relay;
+                eprintln!("first call through {host}: its key is remembered. To be sure that nobody is in between, compare");
+                eprintln!("  the relay's fingerprint (its log shows it): {relay}");
+                eprintln!("  this device's (the relay's log shows it):   {ours}");
+                let (relay, device) = (relay.to_string(), ours.to_string());
+                self.printer.event(&json!({"event": "first-contact", "relay": relay, "device": device}));
+            }
+            NetNews::SayFailed(id, why) => {
+                self.lines.retain(|l| l.id != id);
+                self.chat_changed();
+                self.notice("chat", &format!("not sent: {why}"));
+            }
+            NetNews::Stats(stats) => {
+                self.poll_audio();
+                for peer in &stats.peers {
+                    if let Some(remote) = self.remotes.get_mut(&peer.participant) {
+                        remote.set_net(*peer);
+                    }
+                }
+                self.last_net = stats;
+                self.print_stats(false, 1.0);
+            }
+            NetNews::Failed(why) => self.over = Some(Err(Failure::Other(why))),
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Joined { me, gap } => {
+                self.me = Some(me.id);
+                self.scene.banner = None;
+                match gap {
+                    None => {
+                        self.joined_at = Some(Instant::now());
+                        self.printer.event(&json!({
+                            "event": "joined", "room": self.config.room.as_str(), "participant": me.id.0,
+                            "name": self.config.name.as_str(), "t_ms": self.age_ms(),
+                        }));
+                    }
+                    Some(gap) => {
+                        self.printer.event(&json!({"event": "reconnected", "participant": me.id.0, "gap_ms": gap.as_millis()}));
+                    }
+                }
+            }
+            Event::PeerJoined(peer) => {
+                let (id, name) = (peer.id, peer.name.as_str());
+                self.printer.event(&json!({"event": "peer-joined", "participant": id.0, "name": name}));
+                self.remotes.insert(id, Remote::new(peer));
+            }
+            Event::PeerChanged(peer) => {
+                if let Some(remote) = self.remotes.get_mut(&peer.id) {
+                    remote.update(peer);
+                }
+            }
+            Event::PeerLeft(id) => {
+                if let Some(remote) = self.remotes.remove(&id) {
+                    let name = remote.peer.name.as_str();
+                    self.printer.event(&json!({"event": "peer-left", "participant": id.0, "name": name}));
+                }
+            }
+            Event::Chat(line) => self.chat(line),
+            Event::ChatStored(id, seq) => self.printer.chat_sent(id, seq),
+            Event::ChatRefused(id, reason) => {
+                self.lines.retain(|l| l.id != id);
+                self.chat_changed();
+                let why = match reason {
+                    pb::RefusalReason::TooFast => "too many messages at once; wait a moment",
+                    pb::RefusalReason::TooLong => "the message is too long",
+                    pb::RefusalReason::Empty | pb::RefusalReason::Unspecified => "the relay did not take it",
+                };
+                self.notice("chat", &format!("not sent: {why}"));
+            }
+            Event::KeyFrameRequested(_) => {}
+            Event::Reconnecting(why) => {
+                self.scene.banner = Some("Connection lost, connecting again…".into());
+                self.printer.event(&json!({"event": "reconnecting", "reason": why}));
+                tracing::warn!("connection lost: {why}");
+            }
+            Event::Ended(end) => self.over = Some(Err(Failure::end(end, &self.config))),
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        let text = text.trim_end();
+        if text.is_empty() {
+            return;
+        }
+        let id = ChatId([crate::random().to_be_bytes(), crate::random().to_be_bytes()].concat().try_into().unwrap_or([0; 16]));
+        self.lines.push(window::ChatLine {
+            id,
+            name: self.config.name.as_str().into(),
+            text: text.into(),
+            time_ms: unix_ms(),
+            mine: true,
+            pending: true,
+        });
+        self.chat_changed();
+        if let Some(net) = &self.net {
+            net.say(id, text.into());
+        }
+    }
+
+    /// A line in the room's order; our own takes the place of the one that waited.
+    fn chat(&mut self, line: ChatLine) {
+        self.printer.chat(&line);
+        let waiting = self.lines.iter().position(|l| l.id == line.id);
+        let mine = waiting.map(|at| self.lines.remove(at)).is_some();
+        let at = self.lines.iter().position(|l| l.pending).unwrap_or(self.lines.len());
+        let ChatLine { id, name, text, sent_ms: time_ms, .. } = line;
+        self.lines.insert(at, window::ChatLine { id, name, text, time_ms, mine, pending: false });
+        if self.lines.len() > MAX_LINES {
+            self.lines.remove(0);
+        }
+        self.chat_changed();
+    }
+
+    fn chat_changed(&mut self) {
+        self.scene.chat = self.lines.clone().into();
+    }
+
+    /// Something is wrong that does not end the call.
+    fn notice(&mut self, code: &str, why: &str) {
+        tracing::warn!("{why}");
+        self.printer.error(code, why);
+        self.scene.banner = Some(why.into());
+    }
+
+    fn tell_media_state(&mut self) {
+        let state = pb::MediaState { muted: self.muted, camera_off: !self.camera.is_on() };
+        if self.told.replace(state) != Some(state)
+            && let Some(net) = &self.net
+        {
+            net.set_media_state(state);
+        }
+    }
+
+    fn poll_audio(&mut self) {
+        for audio in self.playback.handle().poll_stats().peers {
+            if let Some(remote) = self.remotes.get_mut(&audio.participant) {
+                remote.set_audio(audio);
+            }
+        }
+    }
+
+    fn print_stats(&mut self, whole: bool, seconds: f64) {
+        let (encode, target) = self.camera.take_encode_times();
+        self.encode_total.merge(&encode);
+        let encode = if whole { &self.encode_total } else { &encode };
+        let net = &self.last_net;
+        let peers: Vec<_> = self.remotes.values_mut().map(|r| r.stats(whole, seconds)).collect();
+        let stats = json!({
+            "event": "stats", "rtt_ms": round(net.rtt_ms),
+            "up": {
+                "kbps": net.up_kbps.round(), "loss": (net.up_loss * 1e4).round() / 1e4, "target_kbps": target.kbps(),
+                "fps": f64::from(net.up_frames), "encode_ms": quantiles(encode, 0, &["p50", "p95"]),
+            },
+            "peers": peers,
+        });
+        self.printer.event(&stats);
+        self.statistics = Some(stats);
+        self.update_statistics();
+    }
+
+    fn update_statistics(&mut self) {
+        let text = self.statistics.as_ref().filter(|_| self.show_statistics).map(super::statistics::text);
+        self.scene.statistics = text;
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Our own tile; participants have 32 bits.
+const MY_TILE: u64 = u64::MAX;
+/// Lines of chat kept for scrolling back, as many as a relay keeps.
+const MAX_LINES: usize = vchat_proto::wire::limits::CHAT_HISTORY;

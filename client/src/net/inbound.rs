@@ -1,0 +1,156 @@
+//! The media of the others, from datagrams to decoders and playback.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::WeakUnboundedSender;
+use vchat_proto::id::{ParticipantId, TrackId};
+use vchat_proto::reassemble::{Frame, Output, Reassembler};
+use vchat_proto::room::kind_of;
+use vchat_proto::session::Peer;
+use vchat_proto::wire::datagram::{Media, MediaKind};
+
+use super::Command;
+use crate::audio::PlaybackHandle;
+use crate::call::decode::{self, Decoding};
+use crate::clock::MediaClock;
+use crate::news::{News, NewsSender};
+use crate::slot::Slot;
+
+/// Takes the datagrams of all other participants apart.
+pub(crate) struct Inbound {
+    audio: BTreeMap<TrackId, ParticipantId>,
+    video: BTreeMap<TrackId, Video>,
+    playback: Option<PlaybackHandle>,
+    back: WeakUnboundedSender<Command>,
+    news: NewsSender,
+    clock: MediaClock,
+}
+
+struct Video {
+    participant: ParticipantId,
+    reassembler: Reassembler,
+    /// Overflow: the decoder cannot keep up; everything up to the next key frame is dropped.
+    decoder: SyncSender<Frame>,
+    bytes: u64,
+}
+
+impl Inbound {
+    pub(crate) fn new(
+        playback: Option<PlaybackHandle>,
+        back: WeakUnboundedSender<Command>,
+        news: NewsSender,
+        clock: MediaClock,
+    ) -> Self {
+        Self { audio: BTreeMap::new(), video: BTreeMap::new(), playback, back, news, clock }
+    }
+
+    /// Somebody is here: makes ready for their tracks.
+    pub(crate) fn joined(&mut self, peer: &Peer) {
+        let delay = self.playback.as_ref().map(|p| p.joined(peer.id, peer.name.as_str()));
+        for &(track, kind) in &peer.tracks {
+            match kind_of(kind) {
+                MediaKind::Audio => drop(self.audio.insert(track, peer.id)),
+                MediaKind::Video => {
+                    let slot = Slot::default();
+                    drop(self.news.send(News::Decoding(peer.id, slot.clone())));
+                    let decoding = Decoding {
+                        participant: peer.id,
+                        track,
+                        audio_delay: delay.clone(),
+                        clock: self.clock,
+                        slot,
+                        news: self.news.clone(),
+                    };
+                    let back = self.back.clone();
+                    let failed = move |track| {
+                        if let Some(back) = back.upgrade() {
+                            drop(back.send(Command::DecoderFailed(track)));
+                        }
+                    };
+                    match decode::start(decoding, failed) {
+                        Ok(decoder) => {
+                            let video = Video {
+                                participant: peer.id,
+                                reassembler: Reassembler::default(),
+                                decoder,
+                                bytes: 0,
+                            };
+                            self.video.insert(track, video);
+                        }
+                        Err(e) => tracing::error!("cannot start a decoder: {e}"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Somebody is gone.
+    pub(crate) fn left(&mut self, who: ParticipantId) {
+        self.audio.retain(|_, p| *p != who);
+        self.video.retain(|_, v| v.participant != who);
+        if let Some(playback) = &self.playback {
+            playback.left(who);
+        }
+    }
+
+    /// A media datagram came. `needed` is told of each track that needs a key frame.
+    pub(crate) fn handle_media(&mut self, now: Instant, media: &Media, needed: &mut Vec<TrackId>) {
+        let track = media.header.track;
+        match media.header.kind {
+            MediaKind::Audio => {
+                if let (Some(from), Some(playback)) = (self.audio.get(&track), &self.playback) {
+                    playback.packet(*from, media.header.frame, media.header.captured, media.payload());
+                }
+            }
+            MediaKind::Video => {
+                if let Some(video) = self.video.get_mut(&track) {
+                    video.bytes += media.body.len() as u64;
+                    video.reassembler.handle_media(now, media);
+                    video.drain(now, track, needed);
+                }
+            }
+        }
+    }
+
+    /// The decoder of a track failed: it needs a key frame.
+    pub(crate) fn decoder_failed(&mut self, now: Instant, track: TrackId, needed: &mut Vec<TrackId>) {
+        if let Some(video) = self.video.get_mut(&track) {
+            video.reassembler.reset(now);
+            video.drain(now, track, needed);
+        }
+    }
+
+    /// Call when the time of [`Self::poll_timeout`] has come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, needed: &mut Vec<TrackId>) {
+        for (track, video) in &mut self.video {
+            video.reassembler.handle_timeout(now);
+            video.drain(now, *track, needed);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.video.values().filter_map(|v| v.reassembler.poll_timeout()).min()
+    }
+
+    /// Bytes of video received from each participant since the last call.
+    pub(crate) fn take_bytes(&mut self) -> Vec<(ParticipantId, u64)> {
+        self.video.values_mut().map(|v| (v.participant, std::mem::take(&mut v.bytes))).collect()
+    }
+}
+
+impl Video {
+    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<TrackId>) {
+        while let Some(output) = self.reassembler.poll_output() {
+            match output {
+                Output::KeyFrameNeeded => needed.push(track),
+                Output::Frame(frame) => match self.decoder.try_send(frame) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => self.reassembler.reset(now),
+                    Err(TrySendError::Disconnected(_)) => return,
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The loop of the network thread.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use vchat_proto::id::{DisplayName, RoomName, TrackId};
+use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
+use vchat_proto::wire::datagram::Media;
+use vchat_proto::wire::limits::MAX_DATAGRAM;
+use vchat_proto::wire::pb;
+
+use super::connect::{Connected, Connector};
+use super::inbound::Inbound;
+use super::link::{Incoming, Link};
+use super::uplink::Uplink;
+use super::{Command, Demand, NetNews, NetStats, PeerNetStats};
+use crate::audio::{AudioPacket, PlaybackHandle};
+use crate::cli::Authority;
+use crate::clock::MediaClock;
+use crate::news::{News, NewsSender};
+use crate::video::EncodedFrame;
+
+/// What the thread is started with.
+pub(crate) struct Setup {
+    pub(crate) relay: Authority,
+    pub(crate) config_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) room: RoomName,
+    pub(crate) name: DisplayName,
+    pub(crate) publish: Vec<pb::TrackKind>,
+    pub(crate) media_state: pb::MediaState,
+    pub(crate) clock: MediaClock,
+    pub(crate) playback: Option<PlaybackHandle>,
+    pub(crate) news: NewsSender,
+    pub(crate) demand: Arc<Demand>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) back: mpsc::WeakUnboundedSender<Command>,
+    pub(crate) audio: mpsc::Receiver<AudioPacket>,
+    pub(crate) video: mpsc::Receiver<EncodedFrame>,
+}
+
+/// The thread's main function.
+pub(crate) fn thread(setup: Setup) {
+    let news = setup.news.clone();
+    let fail = |why: String| drop(news.send(News::Net(NetNews::Failed(why))));
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(format!("cannot start the network thread: {e}")),
+    };
+    if let Err(why) = runtime.block_on(run(setup)) {
+        fail(why);
+    }
+}
+
+async fn run(setup: Setup) -> Result<(), String> {
+    let connector = Connector::new(setup.relay, &setup.config_dir, &setup.state_dir)?;
+    let session = Session::new(Settings {
+        room: setup.room,
+        name: setup.name,
+        publish: setup.publish,
+        subscriptions: pb::Subscriptions { audio: true, video: true },
+        media_state: setup.media_state,
+        agent: concat!("vchat-client ", env!("CARGO_PKG_VERSION")).into(),
+        instance: crate::random(),
+    });
+    let runner = Runner {
+        session,
+        connector,
+        inbound: Inbound::new(setup.playback, setup.back, setup.news.clone(), setup.clock),
+        uplink: Uplink::new(setup.demand),
+        clock: setup.clock,
+        news: setup.news,
+        link: None,
+        connecting: None,
+        connected_to: None,
+        stats_at: None,
+        packets: (0, 0),
+        peers: Vec::new(),
+        over: false,
+    };
+    runner.run(setup.commands, setup.audio, setup.video).await;
+    Ok(())
+}
+
+struct Runner {
+    session: Session,
+    connector: Connector,
+    inbound: Inbound,
+    uplink: Uplink,
+    clock: MediaClock,
+    news: NewsSender,
+    link: Option<Link>,
+    connecting: Option<Connecting>,
+    /// The key of the relay at the other end of the link.
+    connected_to: Option<vchat_certs::pin::Pin>,
+    stats_at: Option<Instant>,
+    /// Packets sent and lost until the last statistics.
+    packets: (u64, u64),
+    peers: Vec<vchat_proto::id::ParticipantId>,
+    over: bool,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Connected, Loss>> + Send>>;
+
+/// What woke the loop.
+enum Wake {
+    Connected(Result<Connected, Loss>),
+    Incoming(Incoming),
+    Datagram(Bytes),
+    Command(Option<Command>),
+    Audio(AudioPacket),
+    Video(EncodedFrame),
+    Sent,
+    Time,
+}
+
+impl Runner {
+    async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut audio: mpsc::Receiver<AudioPacket>,
+        mut video: mpsc::Receiver<EncodedFrame>,
+    ) {
+        // The datagram at QUIC's door: its queue is full, and audio that comes meanwhile goes next.
+        let mut at_door: Option<Bytes> = None;
+        loop {
+            self.act();
+            if self.over {
+                break;
+            }
+            self.send(&mut at_door);
+            let timeout = self.timeout();
+            let wake = {
+                let link = self.link.as_mut().map(|l| (l.connection.clone(), l));
+                let (connection, link) = link.unzip();
+                tokio::select! {
+                    biased;
+                    r = connecting(&mut self.connecting) => Wake::Connected(r),
+                    i = incoming(link) => Wake::Incoming(i),
+                    d = datagram(connection.as_ref()) => Wake::Datagram(d),
+                    Some(packet) = audio.recv() => Wake::Audio(packet),
+                    Some(frame) = video.recv() => Wake::Video(frame),
+                    c = commands.recv() => Wake::Command(c),
+                    () = door(connection.as_ref(), at_door.as_ref()) => Wake::Sent,
+                    () = sleep_until(timeout) => Wake::Time,
+                }
+            };
+            self.handle(wake, &mut at_door).await;
+            // What else is ready in the same turn goes out in the same burst.
+            while let Ok(packet) = audio.try_recv() {
+                self.uplink.push_audio(Instant::now(), &packet);
+            }
+        }
+        if let Some(link) = self.link.take() {
+            // The goodbye is best effort: the relay also notices that we are gone.
+            drop(tokio::time::timeout(FAREWELL, link.close()).await);
+        }
+    }
+
+    async fn handle(&mut self, wake: Wake, at_door: &mut Option<Bytes>) {
+        let now = Instant::now();
+        let mut needed: Vec<TrackId> = Vec::new();
+        match wake {
+            Wake::Connected(result) => {
+                self.connecting = None;
+                let opened = match result {
+                    Ok(connected) => {
+                        self.connected_to = Some(connected.pin);
+                        Link::open(connected).await
+                    }
+                    Err(loss) => Err(loss),
+                };
+                match opened {
+                    Ok(link) => {
+                        self.link = Some(link);
+                        self.session.handle_connected();
+                    }
+                    Err(loss) => self.session.handle_disconnected(now, loss),
+                }
+            }
+            Wake::Incoming(Incoming::Control(message)) => {
+                self.session.handle_control(now, self.clock.now(), message);
+            }
+            Wake::Incoming(Incoming::Chat(message)) => self.session.handle_chat(message),
+            Wake::Incoming(Incoming::Lost(loss)) => {
+                self.link = None;
+                *at_door = None;
+                self.uplink.pause();
+                self.stats_at = None;
+                self.session.handle_disconnected(now, loss);
+            }
+            Wake::Datagram(bytes) => {
+                if let Ok(media) = Media::parse(bytes) {
+                    self.inbound.handle_media(now, &media, &mut needed);
+                }
+            }
+            Wake::Command(command) => self.command(now, command.unwrap_or(Command::Leave), &mut needed),
+            Wake::Audio(packet) => self.uplink.push_audio(now, &packet),
+            Wake::Video(frame) => self.uplink.push_video(now, &frame),
+            Wake::Sent => *at_door = None,
+            Wake::Time => {
+                self.session.handle_timeout(now, self.clock.now());
+                self.inbound.handle_timeout(now, &mut needed);
+                self.report(now);
+            }
+        }
+        needed.into_iter().for_each(|track| self.session.request_key_frame(track));
+    }
+
+    fn command(&mut self, now: Instant, command: Command, needed: &mut Vec<TrackId>) {
+        match command {
+            Command::Say(id, text) => {
+                if let Err(e) = self.session.say(id, &text) {
+                    self.tell(NetNews::SayFailed(id, e));
+                }
+            }
+            Command::MediaState(state) => self.session.set_media_state(state),
+            Command::DecoderFailed(track) => self.inbound.decoder_failed(now, track, needed),
+            Command::Leave => {
+                self.session.leave();
+                self.over = true;
+            }
+        }
+    }
+
+    /// Does what the session wants done.
+    fn act(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect => self.connecting = Some(Box::pin(self.connector.connect())),
+                Output::Control(message) => {
+                    if let Some(link) = &self.link {
+                        link.send_control(message);
+                    }
+                }
+                Output::Chat(message) => {
+                    if let Some(link) = &self.link {
+                        link.send_chat(message);
+                    }
+                }
+                Output::Event(event) => self.event(event),
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match &event {
+            Event::Joined { me, .. } => {
+                self.uplink.begin(me);
+                self.stats_at = Some(Instant::now() + STATS);
+                self.packets = self.link.as_ref().map_or((0, 0), |l| path_packets(&l.connection));
+                self.remember_relay();
+            }
+            Event::PeerJoined(peer) => {
+                self.peers.push(peer.id);
+                self.inbound.joined(peer);
+            }
+            Event::PeerLeft(id) => {
+                self.peers.retain(|p| p != id);
+                self.inbound.left(*id);
+            }
+            Event::KeyFrameRequested(track) if self.uplink.is_video(*track) => self.uplink.want_key_frame(),
+            Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
+            _ => {}
+        }
+        self.tell(NetNews::Event(event));
+    }
+
+    /// Only the welcome shows that the relay took us; until then its key is not remembered.
+    fn remember_relay(&mut self) {
+        let Some(relay) = self.connected_to else { return };
+        match self.connector.remember(relay) {
+            Ok(true) => self.tell(NetNews::FirstContact { relay, ours: self.connector.our_pin() }),
+            Ok(false) => {}
+            Err(e) => tracing::warn!("the relay's key is not remembered: {e}"),
+        }
+    }
+
+    /// Hands media to QUIC as long as it has room.
+    fn send(&mut self, at_door: &mut Option<Bytes>) {
+        let Some(link) = &self.link else { return };
+        while at_door.is_none() {
+            let Some(datagram) = self.uplink.pop(Instant::now()) else { return };
+            if link.connection.datagram_send_buffer_space() >= MAX_DATAGRAM {
+                // Fails only when the connection is lost, which shows elsewhere.
+                drop(link.connection.send_datagram(datagram));
+            } else {
+                *at_door = Some(datagram);
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        [self.session.poll_timeout(), self.inbound.poll_timeout(), self.stats_at].into_iter().flatten().min()
+    }
+
+    fn report(&mut self, now: Instant) {
+        let (Some(link), Some(at)) = (&self.link, self.stats_at.filter(|t| *t <= now)) else { return };
+        self.stats_at = Some((at + STATS).max(now));
+        let (sent, lost) = path_packets(&link.connection);
+        let (sent_now, lost_now) = (sent.saturating_sub(self.packets.0), lost.saturating_sub(self.packets.1));
+        self.packets = (sent, lost);
+        let up = std::mem::take(&mut self.uplink.sent);
+        let rtt_ms = link.connection.rtt().as_secs_f64() * 1e3;
+        let bytes = self.inbound.take_bytes();
+        let peers = self.peers.iter().map(|&participant| PeerNetStats {
+            participant,
+            video_kbps: bytes.iter().filter(|(p, _)| *p == participant).map(|(_, b)| kbps(*b)).sum(),
+            clock_difference: self.session.clock_difference(participant),
+        });
+        let stats = NetStats {
+            rtt_ms,
+            up_kbps: kbps(up.bytes),
+            up_loss: lost_now as f64 / sent_now.max(1) as f64,
+            up_frames: up.frames,
+            peers: peers.collect(),
+        };
+        self.tell(NetNews::Stats(stats));
+    }
+
+    fn tell(&self, news: NetNews) {
+        // The main thread is gone only when the program ends.
+        drop(self.news.send(News::Net(news)));
+    }
+}
+
+async fn connecting(
+    future: &mut Option<Connecting>,
+) -> Result<Connected, Loss> {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn incoming(link: Option<&mut Link>) -> Incoming {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn datagram(connection: Option<&quinn::Connection>) -> Bytes {
+    if let Some(connection) = connection
+        && let Ok(datagram) = connection.read_datagram().await
+    {
+        return datagram;
+    }
+    // A lost connection is told by the link.
+    std::future::pending().await
+}
+
+/// Waits until QUIC has taken the datagram.
+async fn door(connection: Option<&quinn::Connection>, datagram: Option<&Bytes>) {
+    match (connection, datagram) {
+        // An error means that the connection is lost, which shows elsewhere.
+        (Some(connection), Some(datagram)) => drop(connection.send_datagram_wait(datagram.clone()).await),
+        _ => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn path_packets(connection: &quinn::Connection) -> (u64, u64) {
+    let path = connection.stats().path;
+    (path.sent_packets, path.lost_packets)
+}
+
+fn kbps(bytes: u64) -> f64 {
+    bytes as f64 * 8.0 / 1e3 / STATS.as_secs_f64()
+}
+
+/// How often statistics are told.
+const STATS: Duration = Duration::from_secs(1);
+/// A round trip to almost anywhere.
+const FAREWELL: Duration = Duration::from_millis(500);
