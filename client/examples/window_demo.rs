@@ -1,7 +1,7 @@
 //! Shows the call's window with people who are not there: moving pictures, a chat, and everything the keys do.
 //!
 //! `cargo run --release --example window_demo -- [TILES] [SECONDS] [SIZE]`, for example `5 60 1280x720`. Once a second
-//! it tells on stderr how long painting and presenting took.
+//! it tells on stderr how long painting and presenting took. With `BANNER` in the environment there is a notice.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ fn act(scene: &mut Scene, action: Action) {
                 text,
                 time_ms,
                 mine: true,
-                pending: chat.len() % 2 == 0,
+                pending: chat.len().is_multiple_of(2),
             });
             scene.chat = chat.into();
         }

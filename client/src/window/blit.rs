@@ -7,7 +7,7 @@
 
 use super::layout::Rect;
 use super::paint::Canvas;
-use crate::picture::Picture;
+use crate::picture::{MAX_SIDE, Picture};
 
 /// Scales pictures of one size into areas of one size.
 pub(crate) struct Blit {
@@ -91,21 +91,23 @@ struct Plane {
     /// The two reduced rows between which rows are interpolated, and their numbers.
     kept: [(Option<usize>, Vec<u16>); 2],
     sums: Vec<u16>,
-    blended: Vec<u32>,
+    /// The row between the two; longer than any, see [`MAX_SIDE`].
+    blended: Box<[u16; MAX_SIDE + 1]>,
+    /// Columns are neither moved nor mixed.
+    copies: bool,
     out: Vec<u8>,
 }
 
 /// Between which two samples to interpolate: `first` and the next, `part` 256ths of the way.
 #[derive(Clone, Copy)]
 struct Step {
-    first: u32,
+    first: u16,
     part: u16,
 }
 
 impl Plane {
     fn new(from: (usize, usize), to: (usize, usize), mirrored: bool) -> Self {
-        // u16 sums hold 16 x 16 samples of 255; a wall of tiles that small shows nobody's face anyway.
-        let reduce = (from.0 / to.0.max(1)).min(from.1 / to.1.max(1)).clamp(1, 16);
+        let reduce = (from.0 / to.0.max(1)).min(from.1 / to.1.max(1)).clamp(1, MAX_REDUCE);
         let (width, height) = (from.0 / reduce, from.1 / reduce);
         let mut columns = steps(width, to.0);
         if mirrored {
@@ -120,7 +122,8 @@ impl Plane {
             rows: steps(height, to.1),
             kept: [(None, vec![0; width]), (None, vec![0; width])],
             sums: vec![0; width * reduce],
-            blended: vec![0; width],
+            blended: Box::new([0; MAX_SIDE + 1]),
+            copies: !mirrored && width == to.0,
             out: vec![0; to.0],
         }
     }
@@ -137,17 +140,21 @@ impl Plane {
         self.keep(plane, top);
         self.keep(plane, bottom);
         let (a, b) = (&self.kept[top % 2].1, &self.kept[bottom % 2].1);
-        // Each entry holds a sample and, above it, its right neighbour: one lookup then serves both.
         for ((out, &a), &b) in self.blended.iter_mut().zip(a).zip(b) {
-            *out = u32::from(mix(a, b, part));
+            *out = mix(a, b, part);
         }
-        for i in 0..self.blended.len() {
-            let next = self.blended[(i + 1).min(self.width - 1)] & 0xff;
-            self.blended[i] |= next << 16;
+        if self.copies {
+            self.out.iter_mut().zip(self.blended.iter()).for_each(|(out, &s)| *out = s as u8);
+            return;
         }
+        // One more sample at the end, so that the last one has a neighbour too.
+        self.blended[self.width] = self.blended[self.width - 1];
         for (out, step) in self.out.iter_mut().zip(&self.columns) {
-            let pair = self.blended[step.first as usize];
-            *out = mix(pair as u16 & 0xff, (pair >> 16) as u16, step.part) as u8;
+            // Masking tells the compiler that both lie within the buffer.
+            let first = usize::from(step.first) & (MAX_SIDE - 1);
+            let (a, b) = (i32::from(self.blended[first]), i32::from(self.blended[first + 1]));
+            let way = b.wrapping_sub(a).wrapping_mul(i32::from(step.part));
+            *out = (a.wrapping_shl(8).wrapping_add(way).wrapping_add(128) >> 8) as u8;
         }
     }
 
@@ -171,13 +178,26 @@ impl Plane {
                 *sum = sum.wrapping_add(u16::from(s));
             }
         }
-        // Rounded division by k * k through a reciprocal in 2^-20 that is exact for these sums.
-        let area = (k * k) as u32;
-        let reciprocal = (1_u32 << 20).div_ceil(area);
-        for (out, group) in samples.iter_mut().zip(self.sums.chunks_exact(k)) {
-            let sum = group.iter().fold(area / 2, |sum, &s| sum.wrapping_add(u32::from(s)));
-            *out = ((u64::from(sum).wrapping_mul(u64::from(reciprocal))) >> 20) as u16;
-        }
+        let average = match k {
+            2 => average::<2>,
+            3 => average::<3>,
+            4 => average::<4>,
+            5 => average::<5>,
+            6 => average::<6>,
+            7 => average::<7>,
+            _ => average::<MAX_REDUCE>,
+        };
+        average(&self.sums, samples);
+    }
+}
+
+/// The mean of each K by K samples, from the sums of their columns. K is a constant so that the compiler makes
+/// vectors of it and divides by multiplying.
+fn average<const K: usize>(sums: &[u16], means: &mut [u16]) {
+    let area = (K * K) as u32;
+    for (mean, group) in means.iter_mut().zip(sums.as_chunks::<K>().0) {
+        let sum = group.iter().fold(area / 2, |sum, &s| sum.wrapping_add(u32::from(s)));
+        *mean = (sum / area) as u16;
     }
 }
 
@@ -195,7 +215,7 @@ fn steps(from: usize, to: usize) -> Vec<Step> {
     (0..to as i64)
         .map(|i| {
             let at = ((2 * i + 1) * ((from as i64) << 8) / (2 * to as i64) - 128).clamp(0, last);
-            Step { first: (at >> 8) as u32, part: (at & 255) as u16 }
+            Step { first: (at >> 8) as u16, part: (at & 255) as u16 }
         })
         .collect()
 }
@@ -228,6 +248,8 @@ const R_V: i16 = 102;
 const G_U: i16 = -25;
 const G_V: i16 = -52;
 const B_U: i16 = 129;
+/// Tiles smaller than an eighth show nobody's face, and sums of this many samples fit in 16 bits.
+const MAX_REDUCE: usize = 8;
 /// Half of a 64th's unit, so that `>> 6` rounds.
 const ROUND: i16 = 32;
 

@@ -146,7 +146,7 @@ impl Entry {
             let name = text.lay(&line.name, Style::cut(NAME, width - time.width - 8).bold());
             let y = top + HEAD_SPACE;
             text.draw(canvas, &name, x, y, colours::of_name(&line.name));
-            text.draw(canvas, &time, x + name.width + 8, y + name.height - time.height, colours::DIM);
+            text.draw(canvas, &time, x + name.width + 8, y + name.height - time.height - 1, colours::DIM);
         }
         let colour = if line.pending { colours::PENDING } else { colours::TEXT };
         text.draw(canvas, &self.body, x, top + self.height - self.body.height, colour);

@@ -152,7 +152,7 @@ pub(crate) const HELP: [(&str, &str); 11] = [
     ("Enter", "send it"),
     ("Esc", "stop writing"),
     ("Ctrl+Backspace", "delete a word"),
-    ("Page Up, Page Down", "read older, newer messages"),
+    ("PgUp, PgDn", "read older, newer messages"),
     ("?, F1", "this help"),
     ("Q", "leave the call"),
 ];

@@ -33,6 +33,8 @@ pub(crate) struct Layout {
     pub(crate) banner: Option<Rect>,
     /// One per tile, in their order.
     pub(crate) tiles: Vec<TilePlace>,
+    /// The panel in which statistics and chat, and perhaps one's own tile, stand. The only area that others lie in.
+    pub(crate) side: Option<Rect>,
     pub(crate) statistics: Option<Rect>,
     /// Messages.
     pub(crate) messages: Option<Rect>,
@@ -47,6 +49,8 @@ pub(crate) struct TilePlace {
     pub(crate) card: Rect,
     pub(crate) picture: Rect,
     pub(crate) caption: Rect,
+    /// The card stands in the panel, not among the others.
+    pub(crate) in_panel: bool,
 }
 
 impl Layout {
@@ -70,14 +74,16 @@ impl Layout {
                 (stage, Some(side))
             }
         };
+        layout.side = side;
         let corner = side.and_then(|mut side| {
             let inside = side.w - 2 * GAP;
             let own_height = card_height(inside, CAPTION_HEIGHT);
             let kept = statistics_panel(wanted) + if wanted.chat { CHAT_MIN_HEIGHT } else { 0 };
-            let own = beside && wanted.tiles > 1 && side.h - own_height - GAP >= kept;
+            let own = beside && wanted.tiles > 1 && side.h - own_height - 2 * GAP >= kept;
             let place = wanted.me.filter(|_| own).map(|me| {
-                let card = side.take_top(own_height + GAP).inset(GAP, 0);
-                (me, tile_place(Rect { y: card.y + GAP, h: card.h - GAP, ..card }, CAPTION_HEIGHT))
+                let room = side.take_top(own_height + GAP + GAP / 2);
+                let card = Rect { y: room.y + GAP, h: own_height, ..room }.inset(GAP, 0);
+                (me, TilePlace { in_panel: true, ..tile_place(card, CAPTION_HEIGHT) })
             });
             layout.fill_side(side, wanted);
             place
@@ -159,8 +165,11 @@ impl Rect {
             return Self { w: 0, h: 0, ..self };
         }
         let (w, h) = (i64::from(width), i64::from(height));
-        let scaled = (i64::from(self.h) * w / h).min(i64::from(self.w)).max(1) as i32;
-        let tall = (i64::from(self.w) * h / w).min(i64::from(self.h)).max(1) as i32;
+        // A line or two of letterbox that rounding leaves would only look like a fault.
+        let whole =
+            |fitted: i64, side: i32| if i64::from(side) - fitted < 3 { side } else { fitted.max(1) as i32 };
+        let scaled = whole(i64::from(self.h) * w / h, self.w);
+        let tall = whole(i64::from(self.w) * h / w, self.h);
         Self { x: self.x + (self.w - scaled) / 2, y: self.y + (self.h - tall) / 2, w: scaled, h: tall }
     }
 }
@@ -217,7 +226,7 @@ const fn card_height(width: i32, caption: i32) -> i32 {
 
 fn tile_place(card: Rect, caption: i32) -> TilePlace {
     let (picture, strip) = card.inset(FRAME, FRAME).split_bottom(caption);
-    TilePlace { card, picture, caption: strip.inset(4.min(strip.w / 8), 0) }
+    TilePlace { card, picture, in_panel: false, caption: strip.inset(4.min(strip.w / 8), 0) }
 }
 
 const fn statistics_panel(wanted: &Wanted) -> i32 {

@@ -46,7 +46,6 @@ pub(crate) fn help_place(window: Rect) -> Rect {
 /// The keys and what they do.
 pub(crate) fn help(canvas: &mut Canvas<'_>, text: &mut Text, area: Rect) {
     let canvas = &mut canvas.clipped(area);
-    canvas.fill(area, colours::BACKGROUND);
     canvas.rounded(area, 12, colours::CARD);
     canvas.ring(area, 12, 1, colours::HOVER);
     let inner = area.inset(24, 20);

@@ -151,6 +151,16 @@ impl Style {
         Self { size, bold: false, fold: Fold::Wrap(width.clamp(0, i32::from(u16::MAX)) as u16) }
     }
 
+    /// With less width.
+    pub(crate) fn narrower(self, pixels: i32) -> Self {
+        let less = |width: u16| (i32::from(width) - pixels).clamp(0, i32::from(u16::MAX)) as u16;
+        let fold = match self.fold {
+            Fold::Cut(width) => Fold::Cut(less(width)),
+            Fold::Wrap(width) => Fold::Wrap(less(width)),
+        };
+        Self { fold, ..self }
+    }
+
     pub(crate) const fn bold(self) -> Self {
         Self { bold: true, ..self }
     }

@@ -104,7 +104,7 @@ impl Look {
 /// The card with its caption, and initials unless a picture will cover them.
 fn paint_card(canvas: &mut Canvas<'_>, text: &mut Text, place: &TilePlace, tile: &Tile) {
     let canvas = &mut canvas.clipped(place.card);
-    canvas.fill(place.card, colours::BACKGROUND);
+    canvas.fill(place.card, if place.in_panel { colours::PANEL } else { colours::BACKGROUND });
     canvas.rounded(place.card, RADIUS, colours::CARD);
     if tile.speaking {
         canvas.ring(place.card, RADIUS, 3, colours::GREEN);
@@ -129,10 +129,14 @@ fn paint_caption(canvas: &mut Canvas<'_>, text: &mut Text, area: Rect, tile: &Ti
         icons::draw(canvas, square, Icon::Microphone, true, colours::MUTED);
         left += side + 5;
     }
-    let name = if tile.me { format!("{} (you)", tile.name) } else { tile.name.clone() };
     let style = Style::cut(if large { 130 } else { 100 }, area.right() - left);
-    let laid = text.lay(&name, if tile.speaking { style.bold() } else { style });
-    text.draw(canvas, &laid, left, area.y + (area.h - laid.height) / 2, colours::TEXT);
+    let style = if tile.speaking { style.bold() } else { style };
+    // However long the name is, one's own tile says so.
+    let you = text.lay(if tile.me { " (you)" } else { "" }, style);
+    let name = text.lay(&tile.name, style.narrower(you.width));
+    let top = area.y + (area.h - name.height) / 2;
+    text.draw(canvas, &name, left, top, colours::TEXT);
+    text.draw(canvas, &you, left + name.width, top, colours::DIM);
 }
 
 fn paint_initials(canvas: &mut Canvas<'_>, text: &mut Text, area: Rect, name: &str) {
