@@ -1,0 +1,345 @@
+//! libaom in its real-time mode.
+//!
+//! The settings are those that the WebRTC world runs libaom with: constant bitrate, one pass, no look-ahead, cyclic
+//! refresh, and every tool off whose gain is not worth its time at speeds 8 and up.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::raw::{c_int, c_uint};
+use std::ptr;
+
+use bytes::Bytes;
+use libaom_sys as ffi;
+use vchat_proto::units::{Bitrate, MediaTime};
+
+use super::encoder::{EncodeError, EncodedFrame, Encoder, Settings, check_bitrate};
+use crate::picture::Picture;
+
+/// The default encoder.
+pub(super) struct Aom {
+    settings: Settings,
+    codec: Codec,
+    pace: Pace,
+}
+
+impl Aom {
+    pub(super) fn new(settings: Settings) -> Result<Self, EncodeError> {
+        let mut codec = Codec::open(settings)?;
+        for &(id, value) in CONTROLS {
+            codec.control(id, value)?;
+        }
+        codec.control(ffi::AOME_SET_CPUUSED, speed(settings))?;
+        codec.control(ffi::AV1E_SET_ROW_MT, c_int::from(settings.threads > 1))?;
+        codec.control(ffi::AV1E_SET_TILE_COLUMNS, tile_columns_log2(settings))?;
+        Ok(Self { settings, codec, pace: Pace::new(settings.fps) })
+    }
+}
+
+impl Encoder for Aom {
+    fn encode(
+        &mut self,
+        picture: &Picture,
+        captured: MediaTime,
+        force_key: bool,
+    ) -> Result<Vec<EncodedFrame>, EncodeError> {
+        self.settings.check_size(picture)?;
+        let (pts, duration) = self.pace.advance(captured);
+        let mut out = Vec::with_capacity(1);
+        self.codec.encode(picture, pts, duration, force_key, |data, key| {
+            out.push(EncodedFrame { data: Bytes::copy_from_slice(data), key, captured });
+        })?;
+        Ok(out)
+    }
+
+    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError> {
+        check_bitrate(bitrate)?;
+        self.codec.set_bitrate(bitrate)
+    }
+
+    fn name(&self) -> &'static str {
+        "aom"
+    }
+}
+
+/// How hard to try: 9 keeps small pictures sharp and still takes a few milliseconds, larger ones need 10.
+fn speed(settings: Settings) -> c_int {
+    if settings.width * settings.height <= 640 * 360 { 9 } else { 10 }
+}
+
+/// Tile columns are what several threads share best, but a column needs some width to be worth it.
+fn tile_columns_log2(settings: Settings) -> c_int {
+    let columns = settings.threads.min(settings.width / MIN_TILE_WIDTH).max(1);
+    columns.ilog2() as c_int
+}
+
+/// Timestamps for rate control: they follow the true frame rate, smoothed.
+///
+/// libaom takes a frame's share of the bitrate from the time since the one before. Raw capture times would make that
+/// share jump with every late wake-up, fixed ones would starve a camera that halves its rate in the dark.
+struct Pace {
+    interval_us: i64,
+    range_us: (i64, i64),
+    pts_us: i64,
+    last: Option<MediaTime>,
+}
+
+impl Pace {
+    fn new(fps: u32) -> Self {
+        let nominal = 1_000_000 / i64::from(fps);
+        Self { interval_us: nominal, range_us: (nominal / 2, nominal * 4), pts_us: 0, last: None }
+    }
+
+    /// The timestamp of a picture taken at `captured` and how long it lasts, both in microseconds.
+    fn advance(&mut self, captured: MediaTime) -> (i64, u32) {
+        if let Some(last) = self.last.replace(captured) {
+            let (low, high) = self.range_us;
+            let gap = captured.micros_since(last).clamp(low, high);
+            self.interval_us += (gap - self.interval_us) / PACE_SMOOTHING;
+            self.pts_us += self.interval_us;
+        }
+        (self.pts_us, u32::try_from(self.interval_us).unwrap_or(1))
+    }
+}
+
+/// An open libaom encoder, and all that is unsafe about it.
+struct Codec {
+    /// Boxed because libaom is given this address in every call and documents no freedom to move it.
+    context: Box<ffi::aom_codec_ctx_t>,
+    config: ffi::aom_codec_enc_cfg_t,
+}
+
+// SAFETY: libaom keeps no thread-local state; its context may be used from any thread, one at a time, and `&mut self` on
+// every method makes it one at a time.
+unsafe impl Send for Codec {}
+
+impl Codec {
+    fn open(settings: Settings) -> Result<Self, EncodeError> {
+        let mut config = MaybeUninit::<ffi::aom_codec_enc_cfg_t>::uninit();
+        // SAFETY: the interface is a static of the library; the function fills all of `config` or returns an error.
+        let mut config = unsafe {
+            let iface = ffi::aom_codec_av1_cx();
+            let code = ffi::aom_codec_enc_config_default(iface, config.as_mut_ptr(), ffi::AOM_USAGE_REALTIME);
+            check(code, "take its defaults", ptr::null())?;
+            config.assume_init()
+        };
+        configure(&mut config, settings);
+
+        let mut context = Box::new(MaybeUninit::<ffi::aom_codec_ctx_t>::zeroed());
+        // SAFETY: `context` is zeroed memory of the right size, as the documentation wants it; the configuration outlives
+        // the call and is copied by it; the version is that of the headers these bindings were made from. On failure
+        // there is nothing to destroy.
+        let context = unsafe {
+            let code = ffi::aom_codec_enc_init_ver(
+                context.as_mut_ptr(),
+                ffi::aom_codec_av1_cx(),
+                &raw const config,
+                0,
+                ffi::AOM_ENCODER_ABI_VERSION as c_int,
+            );
+            check(code, "open", context.as_ptr())?;
+            Box::from_raw(Box::into_raw(context).cast::<ffi::aom_codec_ctx_t>())
+        };
+        Ok(Self { context, config })
+    }
+
+    fn control(&mut self, id: ffi::aome_enc_control_id, value: c_int) -> Result<(), EncodeError> {
+        // SAFETY: the context is open; every control used here takes one int (or unsigned int, which passes alike).
+        let code = unsafe { ffi::aom_codec_control(&raw mut *self.context, id as c_int, value) };
+        check(code, "take a setting", &raw const *self.context)
+    }
+
+    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError> {
+        let old = self.config.rc_target_bitrate;
+        self.config.rc_target_bitrate = kbps(bitrate);
+        // SAFETY: the context is open and the configuration, which is copied, differs in the bitrate only.
+        let code = unsafe { ffi::aom_codec_enc_config_set(&raw mut *self.context, &raw const self.config) };
+        check(code, "change its bitrate", &raw const *self.context)
+            .inspect_err(|_| self.config.rc_target_bitrate = old)
+    }
+
+    /// Encodes one picture and hands each temporal unit and whether it is a key frame to `emit`.
+    fn encode(
+        &mut self,
+        picture: &Picture,
+        pts_us: i64,
+        duration_us: u32,
+        force_key: bool,
+        mut emit: impl FnMut(&[u8], bool),
+    ) -> Result<(), EncodeError> {
+        let image = wrap(picture)?;
+        let flags = if force_key { ffi::AOM_EFLAG_FORCE_KF } else { 0 };
+        let context = &raw mut *self.context;
+        // SAFETY: the context is open. The image describes the planes of `picture` with their true sizes and outlives the
+        // call, which copies what it needs: there is no look-ahead, and denoising, the one thing that writes to the
+        // image, is off.
+        let code = unsafe {
+            ffi::aom_codec_encode(context, &raw const image, pts_us, duration_us.max(1).into(), flags.into())
+        };
+        check(code, "encode a picture", context)?;
+
+        let mut iter: ffi::aom_codec_iter_t = ptr::null();
+        loop {
+            // SAFETY: the context is open and `iter` is null at first and then what the last call left in it.
+            let packet = unsafe { ffi::aom_codec_get_cx_data(context, &raw mut iter) };
+            // SAFETY: a packet that is not null stays valid until the next call on this context.
+            let Some(packet) = (unsafe { packet.as_ref() }) else { break };
+            if packet.kind != ffi::AOM_CODEC_CX_FRAME_PKT {
+                continue;
+            }
+            // SAFETY: the kind says that the union holds a frame, whose `buf` has `sz` bytes, valid as the packet is.
+            let (data, flags) = unsafe {
+                let frame = &packet.data.frame;
+                (std::slice::from_raw_parts(frame.buf.cast::<u8>(), frame.sz), frame.flags)
+            };
+            emit(data, flags & ffi::AOM_FRAME_IS_KEY != 0);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Codec {
+    fn drop(&mut self) {
+        // SAFETY: the context was opened by `open` and is destroyed once, here. The code tells nothing one could act on.
+        unsafe { ffi::aom_codec_destroy(&raw mut *self.context) };
+    }
+}
+
+fn configure(config: &mut ffi::aom_codec_enc_cfg_t, settings: Settings) {
+    config.g_w = settings.width as c_uint;
+    config.g_h = settings.height as c_uint;
+    config.g_threads = settings.threads as c_uint;
+    config.g_timebase = ffi::aom_rational { num: 1, den: 1_000_000 };
+    config.g_pass = ffi::AOM_RC_ONE_PASS;
+    config.g_lag_in_frames = 0;
+    // Resilience would reset the entropy coder's statistics every frame; losses are repaired or answered by a key frame.
+    config.g_error_resilient = 0;
+    config.kf_mode = ffi::AOM_KF_DISABLED;
+    config.rc_end_usage = ffi::AOM_CBR;
+    config.rc_target_bitrate = kbps(settings.bitrate);
+    config.rc_min_quantizer = MIN_QUANTIZER;
+    config.rc_max_quantizer = MAX_QUANTIZER;
+    config.rc_undershoot_pct = 50;
+    config.rc_overshoot_pct = 50;
+    config.rc_buf_sz = 1000;
+    config.rc_buf_initial_sz = 600;
+    config.rc_buf_optimal_sz = 600;
+    // Frames are dropped before the encoder, by those who know why.
+    config.rc_dropframe_thresh = 0;
+}
+
+/// Describes `picture` to libaom without copying it.
+fn wrap(picture: &Picture) -> Result<ffi::aom_image_t, EncodeError> {
+    let planes = picture.planes();
+    let mut image = MaybeUninit::<ffi::aom_image_t>::zeroed();
+    let first = planes[0].as_ptr().cast_mut();
+    let (width, height) = (picture.width() as c_uint, picture.height() as c_uint);
+    // SAFETY: `image` is writable memory of the right size and the function fills it or returns null. It stores `first`
+    // and pointers computed from it, which are all overwritten below before anybody reads them.
+    let mut image = unsafe {
+        if ffi::aom_img_wrap(image.as_mut_ptr(), ffi::AOM_IMG_FMT_I420, width, height, 1, first).is_null() {
+            return Err(EncodeError::Codec {
+                codec: "aom",
+                action: "describe a picture",
+                why: "bad size".to_owned(),
+            });
+        }
+        image.assume_init()
+    };
+    let chroma = picture.chroma_width() as c_int;
+    image.stride = [picture.width() as c_int, chroma, chroma];
+    for (to, from) in image.planes.iter_mut().zip(planes) {
+        *to = from.as_ptr().cast_mut();
+    }
+    Ok(image)
+}
+
+fn kbps(bitrate: Bitrate) -> c_uint {
+    c_uint::try_from(bitrate.kbps()).unwrap_or(c_uint::MAX)
+}
+
+/// Makes an error of what libaom returned; `context` may be null.
+fn check(
+    code: ffi::aom_codec_err_t,
+    action: &'static str,
+    context: *const ffi::aom_codec_ctx_t,
+) -> Result<(), EncodeError> {
+    if code == ffi::AOM_CODEC_OK {
+        return Ok(());
+    }
+    // SAFETY: both functions return static strings or strings that live as long as the context, or null; the context is
+    // null or was at least zeroed, which they allow.
+    let (what, detail) = unsafe {
+        let detail = if context.is_null() { ptr::null() } else { ffi::aom_codec_error_detail(context) };
+        (text(ffi::aom_codec_err_to_string(code)), text(detail))
+    };
+    let why = if detail.is_empty() { what } else { format!("{what}: {detail}") };
+    Err(EncodeError::Codec { codec: "aom", action, why })
+}
+
+/// Copies a C string; null counts as empty.
+///
+/// # Safety
+/// `string` is null or ends in a zero byte and stays valid during the call.
+unsafe fn text(string: *const std::os::raw::c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, and the caller vouches for the rest.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+/// Below this the eye sees no gain; bits saved on a still picture serve the next motion.
+const MIN_QUANTIZER: c_uint = 10;
+/// All of the range: a picture that turns coarse for a moment is better than a queue in the network.
+const MAX_QUANTIZER: c_uint = 63;
+/// Narrower tile columns than four superblocks cost more than a second thread gains.
+const MIN_TILE_WIDTH: usize = 256;
+/// A change of frame rate is followed within about this many frames.
+const PACE_SMOOTHING: i64 = 8;
+
+/// Settings that hold for every size. Tools that are off cost more time than they save bits at these speeds.
+const CONTROLS: &[(ffi::aome_enc_control_id, c_int)] = &[
+    // Three times an average frame at most: a key frame that takes longer to send is a visible pause.
+    (ffi::AOME_SET_MAX_INTRA_BITRATE_PCT, 300),
+    // Cyclic refresh: spends leftover bits on static blocks in turn, which is what a talking head needs.
+    (ffi::AV1E_SET_AQ_MODE, 3),
+    (ffi::AV1E_SET_ENABLE_CDEF, 1),
+    (ffi::AV1E_SET_ENABLE_TPL_MODEL, 0),
+    (ffi::AV1E_SET_DELTAQ_MODE, 0),
+    (ffi::AV1E_SET_ENABLE_ORDER_HINT, 0),
+    // Cost tables are refreshed once a frame at most.
+    (ffi::AV1E_SET_COEFF_COST_UPD_FREQ, 3),
+    (ffi::AV1E_SET_MODE_COST_UPD_FREQ, 3),
+    (ffi::AV1E_SET_MV_COST_UPD_FREQ, 3),
+    (ffi::AV1E_SET_CDF_UPDATE_MODE, 1),
+    (ffi::AV1E_SET_ENABLE_OBMC, 0),
+    (ffi::AV1E_SET_ENABLE_WARPED_MOTION, 0),
+    (ffi::AV1E_SET_ENABLE_GLOBAL_MOTION, 0),
+    (ffi::AV1E_SET_ENABLE_REF_FRAME_MVS, 0),
+    (ffi::AV1E_SET_ENABLE_CFL_INTRA, 0),
+    (ffi::AV1E_SET_ENABLE_SMOOTH_INTRA, 0),
+    (ffi::AV1E_SET_ENABLE_ANGLE_DELTA, 0),
+    (ffi::AV1E_SET_ENABLE_FILTER_INTRA, 0),
+    (ffi::AV1E_SET_INTRA_DEFAULT_TX_ONLY, 1),
+    (ffi::AV1E_SET_ENABLE_PALETTE, 0),
+    (ffi::AV1E_SET_ENABLE_INTRABC, 0),
+    (ffi::AV1E_SET_ENABLE_RESTORATION, 0),
+    (ffi::AV1E_SET_ENABLE_TX64, 0),
+    (ffi::AV1E_SET_ENABLE_RECT_PARTITIONS, 0),
+    (ffi::AV1E_SET_ENABLE_RECT_TX, 0),
+    (ffi::AV1E_SET_ENABLE_DUAL_FILTER, 0),
+    (ffi::AV1E_SET_DISABLE_TRELLIS_QUANT, 1),
+    (ffi::AV1E_SET_ENABLE_DIST_WTD_COMP, 0),
+    (ffi::AV1E_SET_ENABLE_DIFF_WTD_COMP, 0),
+    (ffi::AV1E_SET_ENABLE_MASKED_COMP, 0),
+    (ffi::AV1E_SET_ENABLE_INTERINTRA_COMP, 0),
+    (ffi::AV1E_SET_MAX_REFERENCE_FRAMES, 3),
+    (ffi::AV1E_SET_REDUCED_REFERENCE_SET, 1),
+    (ffi::AV1E_SET_NOISE_SENSITIVITY, 0),
+    // What every picture here is: BT.601, limited range.
+    (ffi::AV1E_SET_COLOR_PRIMARIES, ffi::AOM_CICP_CP_BT_601 as c_int),
+    (ffi::AV1E_SET_TRANSFER_CHARACTERISTICS, ffi::AOM_CICP_TC_BT_601 as c_int),
+    (ffi::AV1E_SET_MATRIX_COEFFICIENTS, ffi::AOM_CICP_MC_BT_601 as c_int),
+    (ffi::AV1E_SET_COLOR_RANGE, ffi::AOM_CR_STUDIO_RANGE as c_int),
+];

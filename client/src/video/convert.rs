@@ -1,0 +1,235 @@
+//! What cameras deliver, made into pictures: YUYV, NV12 and motion JPEG.
+
+use thiserror::Error;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::picture::{MAX_SIDE, Picture};
+
+/// A picture from packed 4:2:2 (`Y0 U Y1 V`), `stride` bytes a row.
+///
+/// Two rows of chroma are averaged into one. An odd last column, which the format cannot hold, is dropped by the camera.
+///
+/// # Errors
+/// The buffer is too short for the size.
+pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize) -> Result<Picture, ConvertError> {
+    let row = width.div_ceil(2) * 4;
+    check_size(width, height)?;
+    check_length(data, stride, row, height)?;
+    let mut picture = Picture::black(width, height);
+    let chroma_width = picture.chroma_width();
+    let [y, u, v] = picture.planes_mut();
+    for (to, from) in y.chunks_exact_mut(width).zip(data.chunks(stride)) {
+        for (to, from) in to.iter_mut().zip(from[..row].chunks_exact(2)) {
+            *to = from[0];
+        }
+    }
+    let rows = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
+    for ((u, v), pair) in rows.zip(data.chunks(stride * 2)) {
+        let above = &pair[..row];
+        // The last row of an odd height stands alone.
+        let below = pair.get(stride..stride + row).unwrap_or(above);
+        let pixels = above.chunks_exact(4).zip(below.chunks_exact(4));
+        for ((u, v), (above, below)) in u.iter_mut().zip(v).zip(pixels) {
+            *u = average(above[1], below[1]);
+            *v = average(above[3], below[3]);
+        }
+    }
+    Ok(picture)
+}
+
+/// A picture from 4:2:0 with interleaved chroma: a plane of luma, then one of `U V` pairs, `stride` bytes a row in both.
+///
+/// # Errors
+/// The buffer is too short for the size.
+pub fn nv12(data: &[u8], stride: usize, width: usize, height: usize) -> Result<Picture, ConvertError> {
+    check_size(width, height)?;
+    let row = width.div_ceil(2) * 2;
+    let rows = height + height.div_ceil(2);
+    // The luma row of an odd width is one byte shorter than the chroma row; both fit the stride of a real driver.
+    check_length(data, stride, row, rows)?;
+    let mut picture = Picture::black(width, height);
+    let chroma_width = picture.chroma_width();
+    let [y, u, v] = picture.planes_mut();
+    let (luma, chroma) = data.split_at(stride * height);
+    for (to, from) in y.chunks_exact_mut(width).zip(luma.chunks(stride)) {
+        to.copy_from_slice(&from[..width]);
+    }
+    let planes = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
+    for ((u, v), from) in planes.zip(chroma.chunks(stride)) {
+        for ((u, v), from) in u.iter_mut().zip(v).zip(from.chunks_exact(2)) {
+            (*u, *v) = (from[0], from[1]);
+        }
+    }
+    Ok(picture)
+}
+
+/// A picture from one JPEG, of its own size. What follows the end of the JPEG in `data` is ignored.
+///
+/// Chroma of 4:4:4 and 4:2:2 is averaged down; JPEG's full range is made limited. A JPEG without Huffman tables, as some
+/// cameras send, gets the standard ones.
+///
+/// # Errors
+/// The JPEG is damaged, too large, or neither in colour (YCbCr) nor grey. Only this picture is lost.
+pub fn mjpeg(data: &[u8]) -> Result<Picture, ConvertError> {
+    let options = DecoderOptions::new_fast()
+        // A JPEG cut short in transfer must be an error: half a picture is worse than the one before.
+        .set_strict_mode(true)
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
+        .jpeg_set_out_colorspace(ColorSpace::YCbCr);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
+    decoder.decode_headers().map_err(jpeg_error)?;
+    let grey = match decoder.input_colorspace() {
+        Some(ColorSpace::YCbCr) => false,
+        Some(ColorSpace::Luma) => true,
+        other => return Err(ConvertError::Jpeg(format!("colours are {other:?}"))),
+    };
+    if grey {
+        decoder.set_options(options.jpeg_set_out_colorspace(ColorSpace::Luma));
+    }
+    let (width, height) = decoder.dimensions().ok_or_else(|| ConvertError::Jpeg("no size".to_owned()))?;
+    check_size(width, height)?;
+    let pixels = decoder.decode().map_err(jpeg_error)?;
+    let mut picture = Picture::black(width, height);
+    if grey {
+        picture.planes_mut()[0].copy_from_slice(pixels.get(..width * height).ok_or(ConvertError::Short {
+            bytes: pixels.len(),
+            width,
+            height,
+        })?);
+    } else {
+        check_length(&pixels, width * 3, width * 3, height)?;
+        subsample(&pixels, &mut picture);
+    }
+    limit_range(&mut picture);
+    Ok(picture)
+}
+
+/// Splits interleaved `Y U V` pixels into planes, averaging the chroma of each 2x2 block.
+fn subsample(pixels: &[u8], picture: &mut Picture) {
+    let (width, chroma_width) = (picture.width(), picture.chroma_width());
+    let [y, u, v] = picture.planes_mut();
+    for (to, from) in y.iter_mut().zip(pixels.chunks_exact(3)) {
+        *to = from[0];
+    }
+    let stride = width * 3;
+    let rows = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
+    for ((u, v), pair) in rows.zip(pixels.chunks(stride * 2)) {
+        let (above, rest) = pair.split_at(stride);
+        let below = if rest.is_empty() { above } else { rest };
+        let columns = above.chunks(6).zip(below.chunks(6));
+        for ((u, v), (above, below)) in u.iter_mut().zip(v).zip(columns) {
+            // The last column of an odd width stands alone.
+            let right = if above.len() == 6 { 3 } else { 0 };
+            let mean = |c: usize| {
+                let sum = [above[c], above[right + c], below[c], below[right + c]].map(u16::from);
+                ((sum.iter().sum::<u16>() + 2) / 4) as u8
+            };
+            (*u, *v) = (mean(1), mean(2));
+        }
+    }
+}
+
+/// Makes full-range samples (0 to 255) limited ones (luma 16 to 235, chroma 16 to 240), in place.
+pub fn limit_range(picture: &mut Picture) {
+    let [y, u, v] = picture.planes_mut();
+    // 219/255 and 224/255 in 16-bit fixed point, rounded; chroma turns about 128.
+    for y in y {
+        *y = ((u32::from(*y) * 56_284 + (16 << 16) + (1 << 15)) >> 16) as u8;
+    }
+    for c in u.iter_mut().chain(v) {
+        *c = ((u32::from(*c) * 57_569 + 128 * (65_536 - 57_569) + (1 << 15)) >> 16) as u8;
+    }
+}
+
+/// Which equation made luma and chroma from red, green and blue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrix {
+    /// ITU-R BT.709, what browsers and HD cameras send.
+    Bt709,
+}
+
+/// Makes a limited-range picture of another matrix one of BT.601, in place.
+pub fn to_bt601(picture: &mut Picture, from: Matrix) {
+    let Matrix::Bt709 = from;
+    let (width, chroma_width) = (picture.width(), picture.chroma_width());
+    let [y, u, v] = picture.planes_mut();
+    let chroma = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
+    for ((u, v), y) in chroma.zip(y.chunks_mut(width * 2)) {
+        let (above, below) = y.split_at_mut(width);
+        for (x, (u, v)) in u.iter_mut().zip(v.iter_mut()).enumerate() {
+            let (cb, cr) = (i32::from(*u) - 128, i32::from(*v) - 128);
+            // Rows of M601 * inverse(M709) in 1/1024: from the definitions in BT.601 and BT.709.
+            let shift = (102 * cb + 196 * cr + 512) >> 10;
+            let columns = x * 2..(x * 2 + 2).min(width);
+            for y in above[columns.clone()].iter_mut() {
+                *y = clamp(i32::from(*y) + shift);
+            }
+            if let Some(below) = below.get_mut(columns) {
+                for y in below {
+                    *y = clamp(i32::from(*y) + shift);
+                }
+            }
+            *u = clamp(((1014 * cb - 113 * cr + 512) >> 10) + 128);
+            *v = clamp(((-74 * cb + 1007 * cr + 512) >> 10) + 128);
+        }
+    }
+}
+
+fn clamp(value: i32) -> u8 {
+    value.clamp(0, 255) as u8
+}
+
+fn average(a: u8, b: u8) -> u8 {
+    ((u16::from(a) + u16::from(b) + 1) / 2) as u8
+}
+
+fn check_size(width: usize, height: usize) -> Result<(), ConvertError> {
+    if (1..=MAX_SIDE).contains(&width) && (1..=MAX_SIDE).contains(&height) {
+        return Ok(());
+    }
+    Err(ConvertError::Size { width, height })
+}
+
+/// Whether `data` holds `rows` rows of `row` bytes that start `stride` bytes apart.
+fn check_length(data: &[u8], stride: usize, row: usize, rows: usize) -> Result<(), ConvertError> {
+    if stride >= row && data.len() >= stride * (rows - 1) + row {
+        return Ok(());
+    }
+    Err(ConvertError::Short { bytes: data.len(), width: row, height: rows })
+}
+
+fn jpeg_error(error: impl std::fmt::Debug) -> ConvertError {
+    // The decoder's messages may run over several lines.
+    let text = format!("{error:?}");
+    ConvertError::Jpeg(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Why a camera's buffer is no picture.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ConvertError {
+    /// No picture has this size.
+    #[error("a picture of {width}x{height} is not possible: sides go from 1 to {MAX_SIDE}")]
+    Size {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+    },
+    /// The buffer ends too early.
+    #[error("{bytes} bytes are too few for {height} rows of {width} bytes: the camera cut a picture short")]
+    Short {
+        /// What came.
+        bytes: usize,
+        /// Bytes a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// Not a JPEG we can use.
+    #[error("a damaged or unusual JPEG ({0}): that picture is skipped")]
+    Jpeg(String),
+}

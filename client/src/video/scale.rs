@@ -1,0 +1,220 @@
+//! Scaling, for encoders (picture to picture) and for windows (picture to pixels).
+//!
+//! Large reductions first halve the planes by averaging 2x2 blocks, then, as all others, interpolate linearly. All
+//! arithmetic is in 16-bit fixed point over whole rows, which compilers turn into vector code.
+
+use std::borrow::Cow;
+
+use crate::picture::{MAX_SIDE, Picture};
+
+/// Scales a picture to `width` x `height` (1 to [`MAX_SIDE`] each, else clamped), keeping its aspect ratio: what remains
+/// at the sides or above and below is black.
+#[must_use]
+pub fn scale(from: &Picture, width: usize, height: usize) -> Picture {
+    let (width, height) = (width.clamp(1, MAX_SIDE), height.clamp(1, MAX_SIDE));
+    if (from.width(), from.height()) == (width, height) {
+        return from.clone();
+    }
+    let (fit_width, fit_height) = fit(from.width(), from.height(), width, height);
+    // Even offsets keep luma and chroma together.
+    let left = (width - fit_width) / 2 & !1;
+    let top = (height - fit_height) / 2 & !1;
+    let mut to = Picture::black(width, height);
+    let (luma_stride, chroma_stride) = (to.width(), to.chroma_width());
+    for (i, (plane, source)) in to.planes_mut().into_iter().zip(sources(from)).enumerate() {
+        let (stride, shift) = if i == 0 { (luma_stride, 0) } else { (chroma_stride, 1) };
+        let (w, h) =
+            if i == 0 { (fit_width, fit_height) } else { (fit_width.div_ceil(2), fit_height.div_ceil(2)) };
+        let mut scaler = Scaler::new(source, w, h);
+        let rows = plane.chunks_exact_mut(stride).skip(top >> shift).take(h).enumerate();
+        for (y, row) in rows {
+            let row = &mut row[left >> shift..];
+            // The chroma of an odd offset may reach one sample past the edge.
+            let n = w.min(row.len());
+            row[..n].copy_from_slice(&scaler.row(y)[..n]);
+        }
+    }
+    to
+}
+
+/// As [`scale`], without a copy when the size is right already.
+#[must_use]
+pub fn scale_owned(from: Picture, width: usize, height: usize) -> Picture {
+    if (from.width(), from.height()) == (width, height) { from } else { scale(&from, width, height) }
+}
+
+/// The largest size of the aspect ratio `from_width` : `from_height` that fits into `width` x `height`; at least 1x1.
+#[must_use]
+pub const fn fit(from_width: usize, from_height: usize, width: usize, height: usize) -> (usize, usize) {
+    let (by_height, by_width) = (from_width * height, from_height * width);
+    let (w, h) = if by_height > by_width {
+        (width, (by_width + from_width / 2) / from_width)
+    } else {
+        ((by_height + from_height / 2) / from_height, height)
+    };
+    (if w == 0 { 1 } else { w }, if h == 0 { 1 } else { h })
+}
+
+/// Scales a picture to `width` x `height`, whatever its aspect ratio, as pixels `0x00RRGGBB`.
+///
+/// Row `y` is written to `out[y * stride..][..width]`. Rows for which `out` or `stride` has no room are left out; a zero
+/// size writes nothing.
+pub fn to_xrgb(from: &Picture, out: &mut [u32], stride: usize, width: usize, height: usize) {
+    let width = width.min(stride);
+    if width == 0 || height == 0 {
+        return;
+    }
+    let [y, u, v] = sources(from);
+    let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
+    let mut luma = Scaler::new(y, width, height);
+    let mut u = Scaler::new(u, chroma_width, chroma_height);
+    let mut v = Scaler::new(v, chroma_width, chroma_height);
+    let (mut wide_u, mut wide_v) = (vec![128; width], vec![128; width]);
+    for (i, row) in out.chunks_mut(stride).take(height).enumerate() {
+        let Some(row) = row.get_mut(..width) else { break };
+        if i % 2 == 0 {
+            double(u.row(i / 2), &mut wide_u);
+            double(v.row(i / 2), &mut wide_v);
+        }
+        row_to_xrgb(luma.row(i), &wide_u, &wide_v, row);
+    }
+}
+
+/// Writes each sample twice.
+fn double(from: &[u8], to: &mut [u8]) {
+    let mut pairs = to.chunks_exact_mut(2);
+    for (pair, &sample) in pairs.by_ref().zip(from) {
+        pair.fill(sample);
+    }
+    if let ([last], Some(&sample)) = (pairs.into_remainder(), from.last()) {
+        *last = sample;
+    }
+}
+
+/// BT.601 limited range to red, green and blue; all four slices have one length.
+///
+/// Coefficients are those of the standard (1.164, 1.596, 0.392, 0.813, 2.017). The sample is shifted left by 6, the
+/// product of two 16-bit numbers shifted right by 16, which is one instruction on every vector unit: results have three
+/// fractional bits.
+fn row_to_xrgb(y: &[u8], u: &[u8], v: &[u8], out: &mut [u32]) {
+    let n = out.len();
+    let (y, u, v) = (&y[..n], &u[..n], &v[..n]);
+    for i in 0..n {
+        let high = |value: i16, factor: i16| ((i32::from(value) * i32::from(factor)) >> 16) as i16;
+        let luma = high((i16::from(y[i]) - 16) << 6, 9536) + 4;
+        let (cb, cr) = ((i16::from(u[i]) - 128) << 6, (i16::from(v[i]) - 128) << 6);
+        let pixel = |value: i16| u32::from((value >> 3).clamp(0, 255) as u16);
+        let red = pixel(luma + high(cr, 13_075));
+        let green = pixel(luma - high(cb, 3209) - high(cr, 6660));
+        let blue = pixel(luma + high(cb, 16_525));
+        out[i] = red << 16 | green << 8 | blue;
+    }
+}
+
+/// One plane of a picture.
+struct Source<'a> {
+    samples: Cow<'a, [u8]>,
+    width: usize,
+    height: usize,
+}
+
+fn sources(picture: &Picture) -> [Source<'_>; 3] {
+    let [y, u, v] = picture.planes();
+    let (width, height) = (picture.chroma_width(), picture.chroma_height());
+    [
+        Source { samples: Cow::Borrowed(y), width: picture.width(), height: picture.height() },
+        Source { samples: Cow::Borrowed(u), width, height },
+        Source { samples: Cow::Borrowed(v), width, height },
+    ]
+}
+
+impl Source<'_> {
+    /// Half the width and height, each sample the mean of four. Odd last rows and columns are dropped.
+    fn halve(self) -> Source<'static> {
+        let (width, height) = (self.width / 2, self.height / 2);
+        let mut samples = vec![0; width * height];
+        for (to, from) in samples.chunks_exact_mut(width).zip(self.samples.chunks_exact(self.width * 2)) {
+            let (above, below) = from.split_at(self.width);
+            let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+            for (to, (above, below)) in to.iter_mut().zip(pairs) {
+                let sum =
+                    u16::from(above[0]) + u16::from(above[1]) + u16::from(below[0]) + u16::from(below[1]);
+                *to = ((sum + 2) >> 2) as u8;
+            }
+        }
+        Source { samples: Cow::Owned(samples), width, height }
+    }
+}
+
+/// Produces the rows of a scaled plane, top to bottom or in any order.
+struct Scaler<'a> {
+    source: Source<'a>,
+    columns: Option<Vec<Tap>>,
+    rows: Option<Vec<Tap>>,
+    /// A row of the source's width, between the vertical and the horizontal step.
+    blended: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl<'a> Scaler<'a> {
+    fn new(mut source: Source<'a>, width: usize, height: usize) -> Self {
+        while source.width >= width * 2 && source.height >= height * 2 {
+            source = source.halve();
+        }
+        let (columns, rows) = (taps(source.width, width), taps(source.height, height));
+        Self { blended: vec![0; source.width], out: vec![0; width], columns, rows, source }
+    }
+
+    /// Row `y` of the scaled plane.
+    fn row(&mut self, y: usize) -> &[u8] {
+        let width = self.source.width;
+        let row = |y: usize| &self.source.samples[y * width..][..width];
+        let blended = match &self.rows {
+            None => row(y),
+            Some(taps) if taps[y].weight == 0 => row(taps[y].first as usize),
+            Some(taps) => {
+                let tap = taps[y];
+                let (above, below) = (row(tap.first as usize), row(tap.first as usize + 1));
+                for ((to, &a), &b) in self.blended.iter_mut().zip(above).zip(below) {
+                    *to = blend(a, b, tap.weight);
+                }
+                &self.blended
+            }
+        };
+        let Some(taps) = &self.columns else {
+            self.out.copy_from_slice(blended);
+            return &self.out;
+        };
+        for (to, tap) in self.out.iter_mut().zip(taps) {
+            let first = tap.first as usize;
+            let next = (first + 1).min(width - 1);
+            *to = blend(blended[first], blended[next], tap.weight);
+        }
+        &self.out
+    }
+}
+
+/// Which two neighbours make a sample: `first` and the one after it, the latter with `weight` / 256.
+#[derive(Clone, Copy)]
+struct Tap {
+    first: u16,
+    weight: u16,
+}
+
+/// How to make `to` samples from `from`; none when they are the same. Sample centres are aligned and the ends repeated.
+fn taps(from: usize, to: usize) -> Option<Vec<Tap>> {
+    if from == to {
+        return None;
+    }
+    let tap = |i: usize| {
+        // The centre of sample i in 1/256 of source samples: ((i + 1/2) * from / to - 1/2) * 256.
+        let position = ((2 * i + 1) * from * 128 / to).saturating_sub(128).min((from - 1) * 256);
+        let (first, weight) = (position / 256, position % 256);
+        Tap { first: first as u16, weight: weight as u16 }
+    };
+    Some((0..to).map(tap).collect())
+}
+
+fn blend(a: u8, b: u8, weight: u16) -> u8 {
+    ((u16::from(a) * (256 - weight) + u16::from(b) * weight + 128) >> 8) as u8
+}
