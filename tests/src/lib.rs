@@ -1,5 +1,7 @@
 //! What the tests, the demo and the benchmarks of vchat are made of.
 //!
+//! - [`harness`]: real programs under test, with a display and sound devices of their own.
 //! - [`netem`]: an impaired network, as a machine in virtual time and as a UDP proxy (`vchat-netem`).
 
+pub mod harness;
 pub mod netem;

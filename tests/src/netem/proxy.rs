@@ -142,7 +142,7 @@ impl Drop for Running {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} clients", self.clients)?;
+        write!(f, "clients: {}", self.clients)?;
         for (side, counts) in [("up", self.up), ("down", self.down)] {
             let Counts { packets, bytes, lost, overflowed, reordered, arrived } = counts;
             write!(f, "\n{side:>5}: {packets} packets, {bytes} bytes, {arrived} arrived, {lost} lost, ")?;
