@@ -11,7 +11,9 @@ pub fn list(as_json: bool) -> String {
     let (cameras, sound) = (camera::list(), audio::devices());
     if as_json {
         let sound_json = |list: &[DeviceInfo]| -> Vec<_> {
-            list.iter().map(|d| json!({"name": d.name, "description": d.description, "default": d.default})).collect()
+            list.iter()
+                .map(|d| json!({"name": d.name, "description": d.description, "default": d.default}))
+                .collect()
         };
         let cameras: Vec<_> =
             cameras.iter().map(|c| json!({"index": c.index, "name": c.name, "formats": c.formats})).collect();
@@ -28,10 +30,13 @@ pub fn list(as_json: bool) -> String {
     if cameras.is_empty() {
         text += none;
     }
-    for (title, list) in [("Microphones (--mic)", &sound.microphones), ("Speakers (--speaker)", &sound.speakers)] {
+    for (title, list) in
+        [("Microphones (--mic)", &sound.microphones), ("Speakers (--speaker)", &sound.speakers)]
+    {
         text += &format!("{title}:\n");
         for d in list {
-            text += &format!("  {}  {}{}\n", d.name, d.description, if d.default { " [default]" } else { "" });
+            text +=
+                &format!("  {}  {}{}\n", d.name, d.description, if d.default { " [default]" } else { "" });
         }
         if list.is_empty() {
             text += none;

@@ -1,5 +1,6 @@
 //! vchat-client: see, hear and write to each other through a vchat relay.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,7 +16,12 @@ fn main() -> ExitCode {
         Err(why) => return fail(2, &why),
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
     match task {
         Task::Call(config) => match call::run(&config, started) {
             Ok(()) => ExitCode::SUCCESS,

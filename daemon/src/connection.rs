@@ -51,9 +51,18 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
             _ => pb::LeaveReason::Lost,
         },
     };
-    tracing::info!(participant = id.0, reason = reason.as_str_name(), "left");
+    tracing::info!(participant = id.0, "left: {}", in_words(reason));
     // Fails only when the room itself has ended.
     drop(room.send(Command::Leave(id, reason)).await);
+}
+
+const fn in_words(reason: pb::LeaveReason) -> &'static str {
+    match reason {
+        pb::LeaveReason::Goodbye => "goodbye",
+        pb::LeaveReason::Timeout => "nothing heard any more",
+        pb::LeaveReason::Removed => "removed",
+        pb::LeaveReason::Lost | pb::LeaveReason::Unspecified => "connection lost",
+    }
 }
 
 /// A client that has been taken into a room.

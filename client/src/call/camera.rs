@@ -51,7 +51,12 @@ impl Camera {
     ///
     /// # Errors
     /// A camera that was asked for by name, or a file, cannot be opened.
-    pub(crate) fn start(plan: Plan, clock: MediaClock, media: Media, news: NewsSender) -> Result<Self, OpenError> {
+    pub(crate) fn start(
+        plan: Plan,
+        clock: MediaClock,
+        media: Media,
+        news: NewsSender,
+    ) -> Result<Self, OpenError> {
         let opened = source::open(&plan.spec, plan.size, plan.fps, clock)?;
         let shared = Arc::new(Shared {
             plan,
@@ -92,7 +97,8 @@ impl Camera {
 
     /// Milliseconds-per-picture of the encoder since the last call, in microseconds, and its target.
     pub(crate) fn take_encode_times(&self) -> (Distribution, Bitrate) {
-        let times = std::mem::take(&mut *self.shared.encode_times.lock().unwrap_or_else(PoisonError::into_inner));
+        let times =
+            std::mem::take(&mut *self.shared.encode_times.lock().unwrap_or_else(PoisonError::into_inner));
         (times, *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -161,7 +167,10 @@ impl Shared {
             // A picture that cannot be sent now is dropped before it is encoded: a frame dropped later would break all
             // that refer to it.
             let demand = &media.demand;
-            if !demand.live.load(Ordering::Relaxed) || demand.backlog.load(Ordering::Relaxed) || media.video.capacity() == 0 {
+            if !demand.live.load(Ordering::Relaxed)
+                || demand.backlog.load(Ordering::Relaxed)
+                || media.video.capacity() == 0
+            {
                 continue;
             }
             let settings = self.settings(&captured.picture, fps);

@@ -20,7 +20,8 @@ impl Display {
         Ok(match &config.display {
             DisplaySpec::Window => {
                 let title = format!("vchat — {}", config.room.as_str());
-                let window = Window::open(&title, WIDTH, HEIGHT).map_err(|e| Failure::Device(e.to_string()))?;
+                let window =
+                    Window::open(&title, WIDTH, HEIGHT).map_err(|e| Failure::Device(e.to_string()))?;
                 Self::Window(Box::new(window))
             }
             DisplaySpec::Y4m(dir) => {

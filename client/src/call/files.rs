@@ -35,8 +35,9 @@ impl Files {
             let (width, height) = (decoded.picture.width(), decoded.picture.height());
             let video = y4m::Writer::create(self.dir.join(format!("{name}.y4m")), width, height, self.fps)?;
             let path = self.dir.join(format!("{name}.csv"));
-            let mut csv =
-                BufWriter::new(File::create(&path).with_context(|| format!("cannot create {}", path.display()))?);
+            let mut csv = BufWriter::new(
+                File::create(&path).with_context(|| format!("cannot create {}", path.display()))?,
+            );
             writeln!(csv, "shown_us,capture_us,frame")?;
             self.open.insert(remote.peer.id, (video, csv));
         }

@@ -71,7 +71,9 @@ impl Failure {
     fn end(end: End, config: &Config) -> Self {
         match end {
             End::Unreachable(why) => Self::Unreachable { relay: config.relay.to_string(), why },
-            End::Refused(code) => Self::Refused(format!("the relay {} closed the call: {}", config.relay, code.reason())),
+            End::Refused(code) => {
+                Self::Refused(format!("the relay {} closed the call: {}", config.relay, code.reason()))
+            }
             End::Untrusted(why) => Self::Refused(why),
         }
     }
@@ -121,7 +123,8 @@ fn attend(config: &Config, started: Instant, printer: Printer) -> Result<(), Fai
         .map_err(|e| Failure::Other(format!("cannot start a thread: {e}")))?;
 
     let audio = media.audio.clone();
-    let capture = Capture::start(&config.mic, clock, move |packet| drop(audio.try_send(packet)), lost(news.clone()));
+    let capture =
+        Capture::start(&config.mic, clock, move |packet| drop(audio.try_send(packet)), lost(news.clone()));
     let plan = Plan {
         spec: config.camera.clone(),
         size: config.size,
@@ -145,7 +148,8 @@ fn attend(config: &Config, started: Instant, printer: Printer) -> Result<(), Fai
     let mut call = Call::new(config, started, clock, printer, net, capture, camera, playback);
     let deadline = config.duration.map(|d| Instant::now() + d);
     let result = loop {
-        let wait = deadline.map_or(display.poll(), |d| d.saturating_duration_since(Instant::now()).min(display.poll()));
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let wait = display.poll().min(left.unwrap_or(Duration::MAX));
         let first = match inbox.recv_timeout(wait) {
             Ok(news) => Some(news),
             Err(RecvTimeoutError::Timeout) => None,

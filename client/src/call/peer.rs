@@ -104,7 +104,8 @@ impl Remote {
     pub(crate) fn stats(&mut self, whole: bool, seconds: f64) -> Value {
         let second = std::mem::take(&mut self.second);
         let measured = if whole { &self.total } else { &second };
-        let (width, height) = self.current.as_ref().map_or((0, 0), |d| (d.picture.width(), d.picture.height()));
+        let (width, height) =
+            self.current.as_ref().map_or((0, 0), |d| (d.picture.width(), d.picture.height()));
         let audio = self.audio.as_ref();
         let latency = audio.map(|a| if whole { &a.latency_total } else { &a.latency });
         json!({
@@ -137,7 +138,9 @@ pub(crate) fn quantiles(d: &Distribution, less_us: i64, names: &[&str]) -> Value
     if d.is_empty() {
         return Value::Null;
     }
-    let entry = |name: &&str| ((*name).to_owned(), json!(round(quantile(name).map_or(0.0, |us| (us - less_us) as f64 / 1e3))));
+    let entry = |name: &&str| {
+        ((*name).to_owned(), json!(round(quantile(name).map_or(0.0, |us| (us - less_us) as f64 / 1e3))))
+    };
     Value::Object(names.iter().map(entry).collect())
 }
 

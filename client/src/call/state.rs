@@ -27,6 +27,8 @@ use crate::window::{self, Action, Scene, Tile};
 pub(crate) struct Call {
     pub(crate) clock: MediaClock,
     pub(crate) remotes: BTreeMap<ParticipantId, Remote>,
+    /// Those who left, for the statistics of the whole call.
+    departed: Vec<Remote>,
     config: Config,
     started: Instant,
     joined_at: Option<Instant>,
@@ -64,6 +66,7 @@ impl Call {
         let mut call = Self {
             clock,
             remotes: BTreeMap::new(),
+            departed: Vec::new(),
             config: config.clone(),
             started,
             joined_at: None,
@@ -138,7 +141,9 @@ impl Call {
 
     /// What the window shows.
     pub(crate) fn scene(&mut self) -> &Scene {
-        self.remotes.values_mut().for_each(|r| drop(r.take_picture()));
+        for remote in self.remotes.values_mut() {
+            remote.take_picture();
+        }
         if let Some(picture) = self.camera.take_self_view() {
             self.self_view = (Some(picture), self.self_view.1 + 1);
         }
@@ -208,7 +213,9 @@ impl Call {
             NetNews::Event(event) => self.handle_event(event),
             NetNews::FirstContact { relay, ours } => {
                 let host = &self.config.relay;
-                eprintln!("first call through {host}: its key is remembered. To be sure that nobody is in between, compare");
+                eprintln!(
+                    "first call through {host}: its key is remembered. To be sure that nobody is in between, compare"
+                );
                 eprintln!("  the relay's fingerprint (its log shows it): {relay}");
                 eprintln!("  this device's (the relay's log shows it):   {ours}");
                 let (relay, device) = (relay.to_string(), ours.to_string());
@@ -265,6 +272,10 @@ impl Call {
                 if let Some(remote) = self.remotes.remove(&id) {
                     let name = remote.peer.name.as_str();
                     self.printer.event(&json!({"event": "peer-left", "participant": id.0, "name": name}));
+                    self.departed.push(remote);
+                    if self.departed.len() > MAX_DEPARTED {
+                        self.departed.remove(0);
+                    }
                 }
             }
             Event::Chat(line) => self.chat(line),
@@ -294,7 +305,12 @@ impl Call {
         if text.is_empty() {
             return;
         }
-        let id = ChatId([crate::random().to_be_bytes(), crate::random().to_be_bytes()].concat().try_into().unwrap_or([0; 16]));
+        let id = ChatId(
+            [crate::random().to_be_bytes(), crate::random().to_be_bytes()]
+                .concat()
+                .try_into()
+                .unwrap_or([0; 16]),
+        );
         self.lines.push(window::ChatLine {
             id,
             name: self.config.name.as_str().into(),
@@ -356,7 +372,9 @@ impl Call {
         self.encode_total.merge(&encode);
         let encode = if whole { &self.encode_total } else { &encode };
         let net = &self.last_net;
-        let peers: Vec<_> = self.remotes.values_mut().map(|r| r.stats(whole, seconds)).collect();
+        let departed = self.departed.iter_mut().filter(|_| whole);
+        let peers: Vec<_> =
+            departed.chain(self.remotes.values_mut()).map(|r| r.stats(whole, seconds)).collect();
         let stats = json!({
             "event": "stats", "rtt_ms": round(net.rtt_ms),
             "up": {
@@ -381,11 +399,14 @@ impl Call {
 }
 
 fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Our own tile; participants have 32 bits.
 const MY_TILE: u64 = u64::MAX;
+/// People who left and are still told of in the statistics of the whole call.
+const MAX_DEPARTED: usize = 64;
 /// Lines of chat kept for scrolling back, as many as a relay keeps.
 const MAX_LINES: usize = vchat_proto::wire::limits::CHAT_HISTORY;

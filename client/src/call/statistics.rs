@@ -7,10 +7,14 @@ use serde_json::Value;
 /// The lines of the panel, from a `stats` event. A tab sets the value apart from its name.
 pub(crate) fn text(stats: &Value) -> String {
     let mut text = String::new();
-    let mut row = |name: &str, value: String| drop(writeln!(text, "{name}\t{value}"));
+    // Writing to a string cannot fail.
+    let mut row = |name: &str, value: String| writeln!(text, "{name}\t{value}").unwrap_or_default();
     let up = &stats["up"];
     row("round trip", format!("{} ms", number(&stats["rtt_ms"])));
-    row("sending", format!("{} kb/s of {}, {} fps", number(&up["kbps"]), number(&up["target_kbps"]), number(&up["fps"])));
+    row(
+        "sending",
+        format!("{} kb/s of {}, {} fps", number(&up["kbps"]), number(&up["target_kbps"]), number(&up["fps"])),
+    );
     row("encoding", format!("{} / {} ms", number(&up["encode_ms"]["p50"]), number(&up["encode_ms"]["p95"])));
     row("loss", format!("{:.1} %", up["loss"].as_f64().unwrap_or(0.0) * 100.0));
     for peer in stats["peers"].as_array().into_iter().flatten() {
@@ -21,7 +25,10 @@ pub(crate) fn text(stats: &Value) -> String {
         row("  picture delay", delay(&video["latency_ms"]));
         row("  freezes", format!("{} ({} ms)", number(&video["freezes"]), number(&video["freeze_ms"])));
         row("  sound delay", delay(&audio["latency_ms"]));
-        row("  sound buffer", format!("{} ms, {} ms invented", number(&audio["buffer_ms"]), number(&audio["concealed_ms"])));
+        row(
+            "  sound buffer",
+            format!("{} ms, {} ms invented", number(&audio["buffer_ms"]), number(&audio["concealed_ms"])),
+        );
         row("  lip sync", format!("{} ms", number(&peer["skew_ms"]["p50"])));
     }
     text.truncate(text.trim_end().len());
@@ -43,7 +50,8 @@ mod tests {
 
     #[test]
     fn every_row_has_a_name_and_missing_values_show_as_such() {
-        let stats = json!({"rtt_ms": 0.4, "up": {"kbps": 650.0}, "peers": [{"name": "bob", "video": {"fps": 29.9}}]});
+        let stats =
+            json!({"rtt_ms": 0.4, "up": {"kbps": 650.0}, "peers": [{"name": "bob", "video": {"fps": 29.9}}]});
         let text = text(&stats);
         assert!(text.starts_with("round trip\t0.4 ms\nsending\t650 kb/s of –, – fps\n"), "{text}");
         assert!(text.contains("bob\t\n") && text.contains("29.9 fps"), "{text}");

@@ -248,26 +248,27 @@ impl Runner {
     }
 
     fn event(&mut self, event: Event) {
-        match &event {
-            Event::Joined { me, .. } => {
-                self.uplink.begin(me);
-                self.stats_at = Some(Instant::now() + STATS);
-                self.packets = self.link.as_ref().map_or((0, 0), |l| path_packets(&l.connection));
-                self.remember_relay();
-            }
+        if let Event::Joined { me, .. } = &event {
+            self.uplink.begin(me);
+            self.stats_at = Some(Instant::now() + STATS);
+            self.packets = self.link.as_ref().map_or((0, 0), |l| path_packets(&l.connection));
+            self.remember_relay();
+        }
+        // The main thread hears of a peer before it hears of their pictures.
+        self.tell(NetNews::Event(event.clone()));
+        match event {
             Event::PeerJoined(peer) => {
                 self.peers.push(peer.id);
-                self.inbound.joined(peer);
+                self.inbound.joined(&peer);
             }
             Event::PeerLeft(id) => {
-                self.peers.retain(|p| p != id);
-                self.inbound.left(*id);
+                self.peers.retain(|p| *p != id);
+                self.inbound.left(id);
             }
-            Event::KeyFrameRequested(track) if self.uplink.is_video(*track) => self.uplink.want_key_frame(),
+            Event::KeyFrameRequested(track) if self.uplink.is_video(track) => self.uplink.want_key_frame(),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
         }
-        self.tell(NetNews::Event(event));
     }
 
     /// Only the welcome shows that the relay took us; until then its key is not remembered.
@@ -328,9 +329,7 @@ impl Runner {
     }
 }
 
-async fn connecting(
-    future: &mut Option<Connecting>,
-) -> Result<Connected, Loss> {
+async fn connecting(future: &mut Option<Connecting>) -> Result<Connected, Loss> {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
