@@ -99,9 +99,9 @@ fn wait(audio_delay_us: Option<i64>, age_us: i64) -> Option<Duration> {
 
 /// Frames that may wait for the decoder: those that are held back for their sound, and a few more.
 pub(crate) const FRAMES: usize = 16;
-/// People do not notice sound that is up to 45 ms late (ITU-R BT.1359, ATSC IS-191); half of that leaves room for the
+/// People do not notice sound that is up to 45 ms late (ITU-R BT.1359, ATSC IS-191); a third of that leaves room for the
 /// time until the picture is on the screen.
-const MAX_LEAD_US: i64 = 20_000;
+const MAX_LEAD_US: i64 = 15_000;
 /// Beyond this the two have nothing to do with each other: another clock, or sound that was held up.
 const MAX_WAIT_US: i64 = 300_000;
 
