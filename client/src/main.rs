@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(task) => task,
         Err(why) => return fail(2, &why),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -41,3 +41,6 @@ fn fail(code: u8, error: &impl std::fmt::Display) -> ExitCode {
     eprintln!("vchat-client: {error}");
     ExitCode::from(code)
 }
+
+/// The crate that talks to PulseAudio calls the end of its own connection an error.
+const DEFAULT_LOG: &str = "warn,pulseaudio=off";

@@ -161,7 +161,7 @@ impl Call {
         }));
         self.scene.tiles.push(Tile {
             id: MY_TILE,
-            name: format!("{} (you)", self.config.name),
+            name: self.config.name.as_str().into(),
             picture: self.self_view.0.clone(),
             version: self.self_view.1,
             muted: self.muted,
