@@ -18,6 +18,8 @@ mod rav1e;
 pub mod scale;
 pub mod source;
 pub mod test_card;
+#[cfg(test)]
+mod tests;
 pub mod y4m;
 
 pub use decoder::Decoder;

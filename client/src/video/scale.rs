@@ -218,3 +218,110 @@ fn taps(from: usize, to: usize) -> Option<Vec<Tap>> {
 fn blend(a: u8, b: u8, weight: u16) -> u8 {
     ((u16::from(a) * (256 - weight) + u16::from(b) * weight + 128) >> 8) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(width: usize, height: usize, colour: [u8; 3]) -> Picture {
+        let mut picture = Picture::black(width, height);
+        for (plane, value) in picture.planes_mut().into_iter().zip(colour) {
+            plane.fill(value);
+        }
+        picture
+    }
+
+    #[test]
+    fn plain_colours_stay_at_any_size() {
+        let colour = [84, 184, 198];
+        for from in [(640, 360), (7, 5), (1, 1), (1280, 721)] {
+            for to in [(64, 36), (640, 360), (33, 19), (1, 1), (30, 30)] {
+                let scaled = scale(&plain(from.0, from.1, colour), to.0, to.1);
+                assert_eq!((scaled.width(), scaled.height()), to);
+                let middle = to.0 / 2 + to.1 / 2 * to.0;
+                assert_eq!(scaled.planes()[0][middle], colour[0], "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slope_stays_a_slope() {
+        let mut from = Picture::black(200, 100);
+        for (i, y) in from.planes_mut()[0].iter_mut().enumerate() {
+            *y = 20 + (i % 200) as u8;
+        }
+        for (width, height) in [(100, 50), (150, 75), (400, 200), (30, 15)] {
+            let to = scale(&from, width, height);
+            for (i, y) in to.planes()[0].iter().enumerate() {
+                let centre = ((i % width) as f32 + 0.5) * 200.0 / width as f32 - 0.5;
+                let expected = 20.0 + centre.clamp(0.0, 199.0);
+                assert!((f32::from(*y) - expected).abs() <= 1.5, "{width}: {i} is {y}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_aspect_ratio_gets_black_bars() {
+        let to = scale(&plain(640, 480, [200, 90, 90]), 640, 360);
+        let row = &to.planes()[0][180 * 640..][..640];
+        assert_eq!(row.iter().filter(|y| **y == 200).count(), 480);
+        assert_eq!((row[79], row[80], row[559], row[560]), (16, 200, 200, 16));
+        assert_eq!(to.planes()[1][90 * 320], 128);
+        assert_eq!(to.planes()[1][90 * 320 + 40], 90);
+        let to = scale(&plain(640, 200, [200, 90, 90]), 321, 241);
+        assert_eq!((to.planes()[0][0], to.planes()[0][120 * 321 + 320]), (16, 200));
+        assert_eq!(fit(16, 9, 100, 100), (100, 56));
+        assert_eq!(fit(4096, 1, 10, 10), (10, 1));
+    }
+
+    #[test]
+    fn pixels_have_the_colours_of_bt601() {
+        let colours = [
+            ([16, 128, 128], 0x000000),
+            ([235, 128, 128], 0xFFFFFF),
+            ([81, 90, 240], 0xFE0000),
+            ([145, 54, 34], 0x00FF00),
+            ([41, 240, 110], 0x0000FE),
+            ([126, 128, 128], 0x808080),
+            ([0, 128, 128], 0x000000),
+            ([255, 128, 128], 0xFFFFFF),
+        ];
+        for (yuv, rgb) in colours {
+            let mut out = [u32::MAX; 3 * 5];
+            to_xrgb(&plain(64, 36, yuv), &mut out, 5, 3, 3);
+            for (i, pixel) in out.iter().enumerate() {
+                if i % 5 >= 3 {
+                    assert_eq!(*pixel, u32::MAX, "nothing beyond the width");
+                    continue;
+                }
+                let near = (0..3).all(|c| (pixel >> (8 * c) & 255).abs_diff(rgb >> (8 * c) & 255) <= 2);
+                assert!(near && pixel >> 24 == 0, "{yuv:?} is {pixel:06x}, not {rgb:06x}");
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_at_the_same_size_keep_every_sample() {
+        let mut from = Picture::black(31, 17);
+        for (i, y) in from.planes_mut()[0].iter_mut().enumerate() {
+            *y = 16 + (i * 7 % 220) as u8;
+        }
+        let mut out = vec![0; 31 * 17];
+        to_xrgb(&from, &mut out, 31, 31, 17);
+        for (y, pixel) in from.planes()[0].iter().zip(out) {
+            let grey = (f32::from(*y) - 16.0) * 255.0 / 219.0;
+            assert!(((pixel & 255) as f32 - grey).abs() <= 1.5, "{y} is {pixel:06x}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_too_small_is_filled_as_far_as_it_goes() {
+        let from = plain(64, 36, [235, 128, 128]);
+        let mut out = [7; 10];
+        to_xrgb(&from, &mut out, 4, 4, 9);
+        assert_eq!(out[..8], [0xFF_FFFF; 8]);
+        to_xrgb(&from, &mut [], 4, 4, 4);
+        to_xrgb(&from, &mut out, 0, 4, 4);
+        to_xrgb(&from, &mut out, 4, 9, 0);
+    }
+}

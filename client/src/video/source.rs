@@ -317,3 +317,99 @@ impl Source for FileSource {
 /// What a call looks good in and every machine can encode.
 pub(super) const DEFAULT_SIZE: (usize, usize) = (640, 360);
 pub(super) const DEFAULT_FPS: u32 = 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> CameraSpec {
+        text.parse().expect(text)
+    }
+
+    fn file_of(count: u8, fps: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut writer = y4m::Writer::create(file.path(), 32, 32, fps).expect("created");
+        for i in 0..count {
+            let mut picture = Picture::black(32, 32);
+            picture.planes_mut()[0].fill(20 + i);
+            writer.write(&picture).expect("written");
+        }
+        file
+    }
+
+    fn open_file(file: &tempfile::NamedTempFile, size: Option<(usize, usize)>, fps: Option<u32>) -> Opened {
+        let spec = CameraSpec::File(file.path().to_owned());
+        open(&spec, size, fps, MediaClock::new()).expect("opened").expect("a source")
+    }
+
+    #[test]
+    fn specs_are_read_and_written_alike() {
+        for text in ["auto", "none", "test", "file:/a b/c.y4m", "0", "/dev/video2", "Integrated Camera: HD"] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        assert_eq!(parse("file:x.y4m"), CameraSpec::File("x.y4m".into()));
+        assert_eq!(parse("HD"), CameraSpec::Device("HD".to_owned()));
+        assert!("".parse::<CameraSpec>().is_err());
+        let error = "file:".parse::<CameraSpec>().expect_err("no path").to_string();
+        assert!(error.contains("'file:' is no camera"), "{error}");
+    }
+
+    #[test]
+    fn sizes_and_rates_out_of_range_are_refused() {
+        let open = |size, fps| open(&CameraSpec::Test, size, fps, MediaClock::new());
+        assert!(matches!(open(Some((8, 360)), None), Err(OpenError::Size(8, 360))));
+        assert!(matches!(open(Some((640, 9999)), None), Err(OpenError::Size(640, 9999))));
+        assert!(matches!(open(None, Some(0)), Err(OpenError::Fps(0))));
+        assert!(matches!(open(None, Some(1000)), Err(OpenError::Fps(1000))));
+        let opened = open(Some((320, 180)), Some(60)).expect("opened").expect("a source");
+        assert_eq!((opened.width, opened.height, opened.fps), (320, 180, 60));
+        assert!(super::open(&CameraSpec::None, None, None, MediaClock::new()).expect("no error").is_none());
+    }
+
+    #[test]
+    fn files_loop_and_keep_their_rate_and_are_scaled() {
+        let mut opened = open_file(&file_of(3, 100), Some((16, 16)), None);
+        assert_eq!((opened.width, opened.height, opened.fps), (16, 16, 100));
+        for _ in 0..7 {
+            let got = opened.source.next_frame().expect("a picture");
+            assert_eq!((got.picture.width(), got.picture.height()), (16, 16));
+            // Frames may be left out on a slow machine; number and picture still belong together.
+            assert_eq!(u32::from(got.picture.planes()[0][0]), 20 + got.frame % 3);
+        }
+    }
+
+    #[test]
+    fn another_rate_keeps_the_speed_of_the_file() {
+        let mut opened = open_file(&file_of(100, 50), None, Some(200));
+        for _ in 0..12 {
+            let got = opened.source.next_frame().expect("a picture");
+            assert_eq!(u32::from(got.picture.planes()[0][0]), 20 + got.frame / 4);
+        }
+    }
+
+    #[test]
+    fn files_without_pictures_and_cut_short_ones_are_errors() {
+        let empty = file_of(0, 25);
+        let error = open(&CameraSpec::File(empty.path().into()), None, None, MediaClock::new()).err();
+        assert!(matches!(error, Some(OpenError::Empty(_))));
+        let cut = file_of(2, 200);
+        let length = std::fs::metadata(cut.path()).expect("a file").len();
+        cut.as_file().set_len(length - 1).expect("cut");
+        let mut opened = open_file(&cut, None, None);
+        let error = (0..3).find_map(|_| opened.source.next_frame().err()).expect("an error");
+        assert!(matches!(error, SourceError::Gone { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_pacer_neither_drifts_nor_queues() {
+        let mut pacer = Pacer::new((1000, 3));
+        let start = pacer.start;
+        for _ in 0..20 {
+            let round = pacer.wait();
+            assert!(start.elapsed() >= Duration::from_micros(3000 * round), "not too early");
+        }
+        let before = pacer.next;
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(pacer.wait() >= before + 9, "rounds that are over are left out");
+    }
+}
