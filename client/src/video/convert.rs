@@ -20,6 +20,8 @@ pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize) -> Result<P
     let row = width.div_ceil(2) * 4;
     check_size(width, height)?;
     check_length(data, stride, row, height)?;
+    // What follows the picture must not be taken for a row of it.
+    let data = &data[..stride * (height - 1) + row];
     let mut picture = Picture::black(width, height);
     let chroma_width = picture.chroma_width();
     let [y, u, v] = picture.planes_mut();
@@ -165,16 +167,8 @@ pub fn limit_range(picture: &mut Picture) {
     }
 }
 
-/// Which equation made luma and chroma from red, green and blue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Matrix {
-    /// ITU-R BT.709, what browsers and HD cameras send.
-    Bt709,
-}
-
-/// Makes a limited-range picture of another matrix one of BT.601, in place.
-pub fn to_bt601(picture: &mut Picture, from: Matrix) {
-    let Matrix::Bt709 = from;
+/// Makes a limited-range picture of the matrix of BT.709, which browsers send, one of BT.601, in place.
+pub fn bt709_to_bt601(picture: &mut Picture) {
     let (width, chroma_width) = (picture.width(), picture.chroma_width());
     let [y, u, v] = picture.planes_mut();
     let chroma = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
@@ -204,7 +198,7 @@ fn clamp(value: i32) -> u8 {
 }
 
 fn average(a: u8, b: u8) -> u8 {
-    ((u16::from(a) + u16::from(b) + 1) / 2) as u8
+    (u16::from(a) + u16::from(b)).div_ceil(2) as u8
 }
 
 fn check_size(width: usize, height: usize) -> Result<(), ConvertError> {
@@ -376,7 +370,7 @@ mod tests {
             for (plane, value) in picture.planes_mut().into_iter().zip(from) {
                 plane.fill(value);
             }
-            to_bt601(&mut picture, Matrix::Bt709);
+            bt709_to_bt601(&mut picture);
             for (plane, value) in picture.planes().iter().zip::<[u8; 3]>(to) {
                 assert!(plane.iter().all(|s| s.abs_diff(value) <= 1), "{plane:?} instead of {value}");
             }

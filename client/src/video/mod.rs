@@ -14,6 +14,8 @@ pub mod camera;
 pub mod convert;
 pub mod decoder;
 pub mod encoder;
+mod file;
+mod pace;
 mod rav1e;
 pub mod scale;
 pub mod source;

@@ -17,8 +17,8 @@ pub fn scale(from: &Picture, width: usize, height: usize) -> Picture {
     }
     let (fit_width, fit_height) = fit(from.width(), from.height(), width, height);
     // Even offsets keep luma and chroma together.
-    let left = (width - fit_width) / 2 & !1;
-    let top = (height - fit_height) / 2 & !1;
+    let left = ((width - fit_width) / 2) & !1;
+    let top = ((height - fit_height) / 2) & !1;
     let mut to = Picture::black(width, height);
     let (luma_stride, chroma_stride) = (to.width(), to.chroma_width());
     for (i, (plane, source)) in to.planes_mut().into_iter().zip(sources(from)).enumerate() {
@@ -99,14 +99,15 @@ fn double(from: &[u8], to: &mut [u8]) {
 fn row_to_xrgb(y: &[u8], u: &[u8], v: &[u8], out: &mut [u32]) {
     let n = out.len();
     let (y, u, v) = (&y[..n], &u[..n], &v[..n]);
+    let high = |value: i16, factor: i16| ((i32::from(value) * i32::from(factor)) >> 16) as i16;
+    let pixel = |value: i16| u32::from((value >> 3).clamp(0, 255) as u16);
     for i in 0..n {
-        let high = |value: i16, factor: i16| ((i32::from(value) * i32::from(factor)) >> 16) as i16;
-        let luma = high((i16::from(y[i]) - 16) << 6, 9536) + 4;
-        let (cb, cr) = ((i16::from(u[i]) - 128) << 6, (i16::from(v[i]) - 128) << 6);
-        let pixel = |value: i16| u32::from((value >> 3).clamp(0, 255) as u16);
-        let red = pixel(luma + high(cr, 13_075));
-        let green = pixel(luma - high(cb, 3209) - high(cr, 6660));
-        let blue = pixel(luma + high(cb, 16_525));
+        // No sum here leaves -4000..5000; the wrapping operations leave out the checks (see `blend`).
+        let luma = high(i16::from(y[i]).wrapping_sub(16) << 6, 9536).wrapping_add(4);
+        let (cb, cr) = (i16::from(u[i]).wrapping_sub(128) << 6, i16::from(v[i]).wrapping_sub(128) << 6);
+        let red = pixel(luma.wrapping_add(high(cr, 13_075)));
+        let green = pixel(luma.wrapping_sub(high(cb, 3209)).wrapping_sub(high(cr, 6660)));
+        let blue = pixel(luma.wrapping_add(high(cb, 16_525)));
         out[i] = red << 16 | green << 8 | blue;
     }
 }
@@ -146,13 +147,17 @@ impl Source<'_> {
     }
 }
 
-/// Produces the rows of a scaled plane, top to bottom or in any order.
+/// Produces the rows of a scaled plane, quickest from top to bottom.
+///
+/// Each row of the source is scaled in width once, the last two are kept, and rows between them are blended from those:
+/// the step that needs an index for every sample runs as rarely as it can.
 struct Scaler<'a> {
     source: Source<'a>,
-    columns: Option<Vec<Tap>>,
-    rows: Option<Vec<Tap>>,
-    /// A row of the source's width, between the vertical and the horizontal step.
-    blended: Vec<u8>,
+    columns: Vec<Tap>,
+    rows: Vec<Tap>,
+    /// Row `kept` of the source and the one after it, scaled in width.
+    pair: [Vec<u8>; 2],
+    kept: Option<usize>,
     out: Vec<u8>,
 }
 
@@ -162,35 +167,58 @@ impl<'a> Scaler<'a> {
             source = source.halve();
         }
         let (columns, rows) = (taps(source.width, width), taps(source.height, height));
-        Self { blended: vec![0; source.width], out: vec![0; width], columns, rows, source }
+        let line = || vec![0; width];
+        Self { source, columns, rows, pair: [line(), line()], kept: None, out: line() }
     }
 
     /// Row `y` of the scaled plane.
     fn row(&mut self, y: usize) -> &[u8] {
-        let width = self.source.width;
-        let row = |y: usize| &self.source.samples[y * width..][..width];
-        let blended = match &self.rows {
-            None => row(y),
-            Some(taps) if taps[y].weight == 0 => row(taps[y].first as usize),
-            Some(taps) => {
-                let tap = taps[y];
-                let (above, below) = (row(tap.first as usize), row(tap.first as usize + 1));
-                for ((to, &a), &b) in self.blended.iter_mut().zip(above).zip(below) {
-                    *to = blend(a, b, tap.weight);
-                }
-                &self.blended
+        let tap = self.rows[y];
+        let first = usize::from(tap.first);
+        if self.source.width == self.columns.len() && tap.weight == 0 {
+            return self.source.row(first);
+        }
+        match self.kept {
+            Some(kept) if kept == first => {}
+            Some(kept) if kept + 1 == first => {
+                self.pair.swap(0, 1);
+                self.source.widen(first + 1, &self.columns, &mut self.pair[1]);
             }
-        };
-        let Some(taps) = &self.columns else {
-            self.out.copy_from_slice(blended);
-            return &self.out;
-        };
-        for (to, tap) in self.out.iter_mut().zip(taps) {
-            let first = tap.first as usize;
-            let next = (first + 1).min(width - 1);
-            *to = blend(blended[first], blended[next], tap.weight);
+            _ => {
+                self.source.widen(first, &self.columns, &mut self.pair[0]);
+                self.source.widen(first + 1, &self.columns, &mut self.pair[1]);
+            }
+        }
+        self.kept = Some(first);
+        let [above, below] = &self.pair;
+        for ((to, &a), &b) in self.out.iter_mut().zip(above).zip(below) {
+            *to = blend(a, b, tap.weight);
         }
         &self.out
+    }
+}
+
+impl Source<'_> {
+    /// Row `y`; beyond the last, the last.
+    fn row(&self, y: usize) -> &[u8] {
+        &self.samples[y.min(self.height - 1) * self.width..][..self.width]
+    }
+
+    /// Scales row `y` to the width of `to`.
+    fn widen(&self, y: usize, taps: &[Tap], to: &mut [u8]) {
+        let row = self.row(y);
+        if row.len() == to.len() {
+            to.copy_from_slice(row);
+        } else if let [only] = row {
+            to.fill(*only);
+        } else {
+            for (to, tap) in to.iter_mut().zip(taps) {
+                let first = usize::from(tap.first);
+                if let Some(&[a, b]) = row.get(first..first.wrapping_add(2)) {
+                    *to = blend(a, b, tap.weight);
+                }
+            }
+        }
     }
 }
 
@@ -201,22 +229,23 @@ struct Tap {
     weight: u16,
 }
 
-/// How to make `to` samples from `from`; none when they are the same. Sample centres are aligned and the ends repeated.
-fn taps(from: usize, to: usize) -> Option<Vec<Tap>> {
-    if from == to {
-        return None;
-    }
+/// How to make `to` samples from `from`. Sample centres are aligned and the ends repeated. Where there are two samples,
+/// `first` always has one after it.
+fn taps(from: usize, to: usize) -> Vec<Tap> {
     let tap = |i: usize| {
         // The centre of sample i in 1/256 of source samples: ((i + 1/2) * from / to - 1/2) * 256.
         let position = ((2 * i + 1) * from * 128 / to).saturating_sub(128).min((from - 1) * 256);
-        let (first, weight) = (position / 256, position % 256);
-        Tap { first: first as u16, weight: weight as u16 }
+        let first = if from == to { i } else { (position / 256).min(from.saturating_sub(2)) };
+        Tap { first: first as u16, weight: (position - first * 256) as u16 }
     };
-    Some((0..to).map(tap).collect())
+    (0..to).map(tap).collect()
 }
 
+/// A weight is at most 256, so no sum passes 65 408. The wrapping operations say so: overflow checks, which are on in
+/// release builds too, would keep the loops around this from becoming vector code.
 fn blend(a: u8, b: u8, weight: u16) -> u8 {
-    ((u16::from(a) * (256 - weight) + u16::from(b) * weight + 128) >> 8) as u8
+    let (a, b) = (u16::from(a).wrapping_mul(256_u16.wrapping_sub(weight)), u16::from(b).wrapping_mul(weight));
+    (a.wrapping_add(b).wrapping_add(128) >> 8) as u8
 }
 
 #[cfg(test)]

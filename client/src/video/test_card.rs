@@ -5,7 +5,8 @@ use std::sync::Arc;
 use vchat_proto::units::MediaTime;
 
 use super::barcode::{self, Stamp};
-use super::source::{Captured, Pacer, Source, SourceError};
+use super::pace::Pacer;
+use super::source::{Captured, Source, SourceError};
 use crate::clock::MediaClock;
 use crate::picture::Picture;
 
