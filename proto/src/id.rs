@@ -133,7 +133,8 @@ fn checked(text: &str) -> Result<Box<str>, NameError> {
 /// Characters that would let one name pass for another or break a line: controls, and the bidirectional and
 /// invisible format characters that Unicode Technical Report 36 warns of.
 fn misleads(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Longest name in bytes of UTF-8: fits a tile's caption and keeps a roster of hundreds under one control message.

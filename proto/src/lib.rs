@@ -3,6 +3,14 @@
 //! Nothing here does I/O, reads a clock, draws randomness or starts a thread: time and bytes come in as arguments,
 //! so a whole call runs in a test with a clock that jumps.
 
+pub mod bucket;
+pub mod egress;
 pub mod id;
+pub mod jitter;
+pub mod packetize;
+pub mod reassemble;
+pub mod room;
+pub mod session;
 pub mod stats;
 pub mod units;
+pub mod wire;

@@ -1,0 +1,156 @@
+//! Finding microphones and speakers, and the settings under which they are opened.
+
+use cpal::traits::{DeviceTrait, HostTrait};
+use cpal::{BufferSize, SampleFormat, StreamConfig, SupportedBufferSize, SupportedStreamConfigRange};
+
+use super::{AudioError, Kind, RATE};
+
+/// The microphones and speakers of this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// Sources of sound. A sound server's monitors of its own output are among them.
+    pub microphones: Vec<DeviceInfo>,
+    /// Destinations of sound.
+    pub speakers: Vec<DeviceInfo>,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// What `--mic` and `--speaker` take; stays the same between runs.
+    pub name: String,
+    /// What a person recognises.
+    pub description: String,
+    /// Whether `auto` would take it.
+    pub default: bool,
+}
+
+/// Lists the devices of the sound system in use: PulseAudio (or PipeWire's stand-in for it) when its server runs,
+/// otherwise ALSA.
+///
+/// Both lists are empty on a machine without sound.
+#[must_use]
+pub fn devices() -> Devices {
+    let host = cpal::default_host();
+    let list = |kind: Kind| {
+        let default = default_of(&host, kind).and_then(|d| d.id().ok());
+        all(&host, kind)
+            .into_iter()
+            .filter_map(|device| {
+                let id = device.id().ok()?;
+                Some(DeviceInfo {
+                    name: id.id().to_owned(),
+                    description: describe(&device),
+                    default: default.as_ref() == Some(&id),
+                })
+            })
+            .collect()
+    };
+    Devices { microphones: list(Kind::Microphone), speakers: list(Kind::Speaker) }
+}
+
+/// A device and how to open it.
+pub(super) struct Found {
+    pub(super) device: cpal::Device,
+    pub(super) name: String,
+    pub(super) config: StreamConfig,
+    pub(super) format: SampleFormat,
+}
+
+/// Finds the device called `name`, or the default one.
+pub(super) fn find(kind: Kind, name: Option<&str>, period: u32) -> Result<Found, AudioError> {
+    let host = cpal::default_host();
+    let device = match name {
+        Some(name) => named(all(&host, kind), name)
+            .ok_or_else(|| AudioError::NoSuchDevice { kind, name: name.to_owned() })?,
+        None => default_of(&host, kind).ok_or(AudioError::NoDevice { kind })?,
+    };
+    let name = describe(&device);
+    let (config, format) = settings(&device, kind, period).map_err(|e| AudioError::Device {
+        kind,
+        name: name.clone(),
+        reason: one_line(&e),
+    })?;
+    Ok(Found { device, name, config, format })
+}
+
+/// A cpal error without line breaks.
+pub(super) fn one_line(error: &cpal::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn all(host: &cpal::Host, kind: Kind) -> Vec<cpal::Device> {
+    match kind {
+        Kind::Microphone => host.input_devices().map(Iterator::collect),
+        Kind::Speaker => host.output_devices().map(Iterator::collect),
+    }
+    .unwrap_or_default()
+}
+
+/// The system's choice. A monitor of the machine's own output is no microphone: it would send the call back into
+/// itself. A sound server names one as default when it has nothing else.
+fn default_of(host: &cpal::Host, kind: Kind) -> Option<cpal::Device> {
+    match kind {
+        Kind::Microphone => {
+            host.default_input_device().filter(|d| d.id().is_ok_and(|id| !id.id().ends_with(".monitor")))
+        }
+        Kind::Speaker => host.default_output_device(),
+    }
+}
+
+/// The device with that id or description; otherwise the first whose description has it as a part.
+fn named(devices: Vec<cpal::Device>, name: &str) -> Option<cpal::Device> {
+    let wanted = name.to_lowercase();
+    let rank = |device: &cpal::Device| {
+        let (id, description) = (device.id().ok()?.id().to_lowercase(), describe(device).to_lowercase());
+        if id == wanted {
+            Some(0)
+        } else if description == wanted {
+            Some(1)
+        } else {
+            (description.contains(&wanted) || id.contains(&wanted)).then_some(2)
+        }
+    };
+    devices.into_iter().filter_map(|d| Some((rank(&d)?, d))).min_by_key(|&(rank, _)| rank).map(|(_, d)| d)
+}
+
+fn describe(device: &cpal::Device) -> String {
+    device.description().map_or_else(|_| "unknown".to_owned(), |d| d.name().to_owned())
+}
+
+/// Mono at 48 kHz where the device (or the sound server for it) can do that, otherwise what comes next to it.
+fn settings(
+    device: &cpal::Device,
+    kind: Kind,
+    period: u32,
+) -> Result<(StreamConfig, SampleFormat), cpal::Error> {
+    let ranges: Vec<SupportedStreamConfigRange> = match kind {
+        Kind::Microphone => device.supported_input_configs()?.collect(),
+        Kind::Speaker => device.supported_output_configs()?.collect(),
+    };
+    let usable = |range: &SupportedStreamConfigRange| {
+        let format = match range.sample_format() {
+            SampleFormat::F32 => 0,
+            SampleFormat::I16 => 1,
+            _ => return None,
+        };
+        let other_rate = !range.contains_rate(RATE);
+        Some((other_rate, range.channels(), format))
+    };
+    let best = ranges.into_iter().filter_map(|r| Some((usable(&r)?, r))).min_by_key(|&(rank, _)| rank);
+    let Some(((other_rate, ..), range)) = best else {
+        let default = match kind {
+            Kind::Microphone => device.default_input_config()?,
+            Kind::Speaker => device.default_output_config()?,
+        };
+        let config = StreamConfig { buffer_size: BufferSize::Default, ..default.config() };
+        return Ok((config, default.sample_format()));
+    };
+    let sample_rate =
+        if other_rate { RATE.clamp(range.min_sample_rate(), range.max_sample_rate()) } else { RATE };
+    let buffer_size = match range.buffer_size() {
+        SupportedBufferSize::Range { min, max } if min <= max => BufferSize::Fixed(period.clamp(*min, *max)),
+        _ => BufferSize::Default,
+    };
+    Ok((StreamConfig { channels: range.channels(), sample_rate, buffer_size }, range.sample_format()))
+}

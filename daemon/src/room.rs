@@ -1,0 +1,179 @@
+//! The task of one room: owns its state machine and carries its outputs to the connections.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use vchat_proto::id::{DisplayName, ParticipantId, RoomName, TrackId};
+use vchat_proto::room::{Output, Room};
+use vchat_proto::wire::close::CloseCode;
+use vchat_proto::wire::datagram::{Media, MediaHeader};
+use vchat_proto::wire::pb;
+
+use crate::rooms::Rooms;
+
+/// Commands that may wait for a room. Media beyond that is dropped by whoever brings it; others wait for their turn.
+pub(crate) const COMMANDS: usize = 1024;
+
+/// What connections ask of a room.
+pub(crate) enum Command {
+    Join(Box<Join>),
+    Control(ParticipantId, u64, pb::ClientControl),
+    Chat(ParticipantId, pb::ChatUp),
+    Media(ParticipantId, Media),
+    KeyFrameNeeded(TrackId),
+    Leave(ParticipantId, pb::LeaveReason),
+}
+
+pub(crate) struct Join {
+    pub(crate) pin: [u8; 32],
+    pub(crate) name: DisplayName,
+    pub(crate) hello: pb::Hello,
+    pub(crate) link: Link,
+    pub(crate) answer: oneshot::Sender<Result<ParticipantId, CloseCode>>,
+}
+
+/// The way to one participant's connection.
+pub(crate) struct Link {
+    pub(crate) connection: quinn::Connection,
+    /// Overflow: the connection is closed as too slow; it can come back and catch up.
+    pub(crate) control: mpsc::Sender<pb::RelayControl>,
+    /// Overflow: as for control.
+    pub(crate) chat: mpsc::Sender<pb::ChatDown>,
+    /// Overflow: the newest is dropped; the receiver's sender task only falls this far behind when the machine is
+    /// overloaded, and the receiver asks for a key frame.
+    pub(crate) media: mpsc::Sender<ToReceiver>,
+}
+
+/// What a receiver's sender task is given.
+pub(crate) enum ToReceiver {
+    Media(MediaHeader, Bytes),
+    TrackEnded(TrackId),
+}
+
+/// Runs a room until it has been empty for [`LINGER`].
+pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, name: RoomName) {
+    let mut room = Room::new(random());
+    let mut links: BTreeMap<ParticipantId, Link> = BTreeMap::new();
+    let mut empty_since = Instant::now();
+    loop {
+        let timeout = room.poll_timeout();
+        let linger = room.is_empty().then_some(empty_since + LINGER);
+        let command = tokio::select! {
+            biased;
+            command = commands.recv() => command,
+            () = sleep_until(timeout) => {
+                room.handle_timeout(Instant::now());
+                deliver(&mut room, &mut links);
+                continue;
+            }
+            () = sleep_until(linger) => None,
+        };
+        let Some(command) = command else { break };
+        let occupied = !room.is_empty();
+        handle(&mut room, &mut links, command);
+        deliver(&mut room, &mut links);
+        if occupied && room.is_empty() {
+            empty_since = Instant::now();
+        }
+    }
+    // Whoever is just joining finds the queue closed and asks for the room again.
+    commands.close();
+    rooms.ended(&name);
+}
+
+fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: Command) {
+    let now = Instant::now();
+    match command {
+        Command::Join(join) => {
+            let Join { pin, name, hello, link, answer } = *join;
+            let joined = room.join(now, pin, name, &hello);
+            match joined {
+                Ok(id) => {
+                    links.insert(id, link);
+                    if answer.send(Ok(id)).is_err() {
+                        // The connection broke while it joined.
+                        room.leave(id, pb::LeaveReason::Lost);
+                        links.remove(&id);
+                    }
+                }
+                Err(code) => drop(answer.send(Err(code))),
+            }
+        }
+        Command::Control(from, relay_us, message) => room.handle_control(now, relay_us, from, message),
+        Command::Chat(from, message) => room.handle_chat(now, unix_ms(), from, message),
+        Command::Media(from, media) => room.handle_media(now, from, &media),
+        Command::KeyFrameNeeded(track) => room.request_key_frame(now, track),
+        Command::Leave(id, reason) => {
+            room.leave(id, reason);
+            links.remove(&id);
+        }
+    }
+}
+
+/// Carries everything that the room has to say to the connections.
+fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
+    let mut slow = Vec::new();
+    while let Some(output) = room.poll_output() {
+        match output {
+            Output::Media(to, header, body) => {
+                if let Some(link) = links.get(&to) {
+                    drop(link.media.try_send(ToReceiver::Media(header, body)));
+                }
+            }
+            Output::Control(to, message) => {
+                if let Some(link) = links.get(&to)
+                    && matches!(link.control.try_send(message), Err(TrySendError::Full(_)))
+                {
+                    slow.push(to);
+                }
+            }
+            Output::Chat(to, message) => {
+                if let Some(link) = links.get(&to)
+                    && matches!(link.chat.try_send(message), Err(TrySendError::Full(_)))
+                {
+                    slow.push(to);
+                }
+            }
+            Output::TrackEnded(track) => {
+                for link in links.values() {
+                    drop(link.media.try_send(ToReceiver::TrackEnded(track)));
+                }
+            }
+            Output::Close(id, code) => {
+                if let Some(link) = links.remove(&id) {
+                    tracing::info!(participant = id.0, "closing a connection: {}", code.reason());
+                    vchat_quic::close(&link.connection, code);
+                }
+            }
+        }
+    }
+    // The connection's own task reports that it left.
+    for link in slow.into_iter().filter_map(|id| links.remove(&id)) {
+        vchat_quic::close(&link.connection, CloseCode::TooSlow);
+    }
+}
+
+/// Sleeps until a time, or for ever without one.
+pub(crate) async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A random number that is not secret: std's hasher keys are random.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// How long an empty room keeps its chat, for people who drop out together and come back.
+pub(crate) const LINGER: Duration = Duration::from_secs(600);

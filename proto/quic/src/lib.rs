@@ -1,0 +1,124 @@
+//! How vchat uses QUIC: transport settings, sockets and the congestion window, alike on relay and client.
+//!
+//! The defaults of quinn are made for downloads; each setting here says why it differs.
+
+mod window;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use vchat_proto::wire::close::CloseCode;
+use vchat_proto::wire::limits::{IDLE_TIMEOUT, KEEP_ALIVE};
+
+/// Bytes of media datagrams that may wait inside quinn. They can no longer be dropped by frame or overtaken by audio, so
+/// few: at 1 Mb/s this is a quarter of a second, and an unblocked connection holds next to none.
+pub const SEND_BUFFER: usize = 32 * 1024;
+
+/// Opens the UDP socket and the endpoint of a relay.
+pub fn relay_endpoint(addr: SocketAddr, tls: rustls::ServerConfig) -> Result<quinn::Endpoint, EndpointError> {
+    let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(Arc::new(transport(None)));
+    // Connections that nobody has looked at yet hold next to nothing: without 0-RTT there is no early data.
+    config.max_incoming(1024).incoming_buffer_size(16 * 1024).incoming_buffer_size_total(4 << 20);
+    endpoint(addr, Some(config)).map_err(EndpointError::Socket)
+}
+
+/// Opens a UDP socket and the endpoint of a client, of the address family of `relay`.
+pub fn client_endpoint(
+    relay: SocketAddr,
+    tls: rustls::ClientConfig,
+) -> Result<quinn::Endpoint, EndpointError> {
+    let tls = QuicClientConfig::try_from(tls).map_err(EndpointError::Tls)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
+    let any: SocketAddr = if relay.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let mut endpoint = endpoint(any, None).map_err(EndpointError::Socket)?;
+    endpoint.set_default_client_config(config);
+    Ok(endpoint)
+}
+
+/// Closes a connection with one of our codes.
+pub fn close(connection: &quinn::Connection, code: CloseCode) {
+    connection.close(VarInt::from_u32(code as u32), code.reason().as_bytes());
+}
+
+/// The code with which the other side closed a connection, if it is one of ours.
+#[must_use]
+pub fn close_code(error: &quinn::ConnectionError) -> Option<CloseCode> {
+    match error {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            CloseCode::from_u64(close.error_code.into_inner())
+        }
+        _ => None,
+    }
+}
+
+/// Why an endpoint could not be opened.
+#[derive(Debug)]
+pub enum EndpointError {
+    /// The address cannot be bound.
+    Socket(io::Error),
+    /// The TLS settings lack what QUIC needs.
+    Tls(NoInitialCipherSuite),
+}
+
+impl fmt::Display for EndpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(e) => e.fmt(f),
+            Self::Tls(e) => e.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EndpointError {}
+
+fn transport(keep_alive: Option<Duration>) -> TransportConfig {
+    let mut t = TransportConfig::default();
+    t.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .keep_alive_interval(keep_alive)
+        // The control and the chat stream, and room for a later kind.
+        .max_concurrent_bidi_streams(VarInt::from_u32(4))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        // The defaults would let each peer make us hold 260 MB; streams carry only small messages.
+        .stream_receive_window(VarInt::from_u32(128 * 1024))
+        .receive_window(VarInt::from_u32(256 * 1024))
+        .send_window(512 * 1024)
+        .datagram_receive_buffer_size(Some(512 * 1024))
+        .datagram_send_buffer_size(SEND_BUFFER)
+        // Lets observers on the path measure round trips; nobody needs that here.
+        .allow_spin(false)
+        .congestion_controller_factory(Arc::new(window::Factory));
+    t
+}
+
+fn endpoint(addr: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(addr),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )?;
+    if addr.is_ipv6() && server.is_some() {
+        // `[::]:4433` serves both families wherever the system allows it.
+        drop(socket.set_only_v6(false));
+    }
+    // A key frame to a hundred receivers is a burst of megabytes; the system's default buffers lose it. The kernel
+    // clamps this to net.core.{r,w}mem_max without an error.
+    for result in [socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER)] {
+        if let Err(e) = result {
+            tracing::warn!("cannot enlarge the buffers of the UDP socket: {e}");
+        }
+    }
+    socket.bind(&addr.into())?;
+    let mut config = EndpointConfig::default();
+    config.supported_versions(vec![QUIC_V1]);
+    quinn::Endpoint::new(config, server, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
+}
+
+const SOCKET_BUFFER: usize = 4 << 20;
+const QUIC_V1: u32 = 1;

@@ -1,0 +1,261 @@
+//! What a relay sends to one receiver: a bounded queue above QUIC that drops whole frames.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::id::{FrameId, TrackId};
+use crate::wire::datagram::{HopCounter, MediaHeader, MediaKind};
+
+/// Media waiting for one receiver's connection to take it: audio first, then video in the order it came.
+///
+/// Overflow: when video waits longer than [`MAX_VIDEO_WAIT`] or takes more than [`MAX_VIDEO_BYTES`], everything queued
+/// of the track that holds the most is dropped, and so is what follows of it until a key frame, which is asked for
+/// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
+/// on its way is sent to its end, or a link too narrow for it would never show anything. Audio older than
+/// [`MAX_AUDIO_WAIT`] is dropped, oldest first.
+#[derive(Debug, Default)]
+pub struct Egress {
+    hop: HopCounter,
+    audio: VecDeque<Queued>,
+    video: VecDeque<Queued>,
+    video_bytes: usize,
+    broken: BTreeMap<TrackId, Broken>,
+    key_frames_needed: VecDeque<TrackId>,
+    dropped: u64,
+}
+
+/// A track of which everything is dropped until a key frame.
+#[derive(Debug)]
+struct Broken {
+    /// The newest frame that was dropped from the queue; the key frame must be later.
+    last_dropped: FrameId,
+    asked_at: Instant,
+}
+
+#[derive(Debug)]
+struct Queued {
+    header: MediaHeader,
+    body: Bytes,
+    since: Instant,
+}
+
+impl Egress {
+    /// Queues the body of a datagram (without hop prefix).
+    pub fn push(&mut self, now: Instant, header: MediaHeader, body: Bytes) {
+        let queued = Queued { header, body, since: now };
+        match header.kind {
+            MediaKind::Audio => {
+                self.audio.push_back(queued);
+                let late =
+                    self.audio.partition_point(|q| now.saturating_duration_since(q.since) > MAX_AUDIO_WAIT);
+                let excess = late.max(self.audio.len().saturating_sub(MAX_AUDIO_PACKETS));
+                self.audio.drain(..excess);
+                self.dropped += excess as u64;
+            }
+            MediaKind::Video => self.push_video(now, queued),
+        }
+    }
+
+    /// The next datagram to hand to QUIC, numbered for this hop.
+    pub fn pop(&mut self) -> Option<Bytes> {
+        let next = self.audio.pop_front().or_else(|| {
+            let next = self.video.pop_front()?;
+            self.video_bytes -= next.body.len();
+            Some(next)
+        })?;
+        Some(self.hop.forward(&next.body))
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.audio.is_empty() && self.video.is_empty()
+    }
+
+    /// How long the oldest video has waited.
+    #[must_use]
+    pub fn video_wait(&self, now: Instant) -> Duration {
+        self.video.front().map_or(Duration::ZERO, |q| now.saturating_duration_since(q.since))
+    }
+
+    /// A track of which this receiver needs a key frame. To be drained after each [`Self::push`].
+    pub fn poll_key_frame_needed(&mut self) -> Option<TrackId> {
+        self.key_frames_needed.pop_front()
+    }
+
+    /// Datagrams dropped so far.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Forgets a track that ended.
+    pub fn forget(&mut self, track: TrackId) {
+        self.broken.remove(&track);
+        self.drop_queued(track, None);
+    }
+
+    fn push_video(&mut self, now: Instant, queued: Queued) {
+        let (track, frame) = (queued.header.track, queued.header.frame);
+        if let Some(broken) = self.broken.get_mut(&track) {
+            if !(queued.header.is_key() && frame.is_after(broken.last_dropped)) {
+                self.dropped += 1;
+                if now >= broken.asked_at + KEY_FRAME_RETRY {
+                    broken.asked_at = now;
+                    self.key_frames_needed.push_back(track);
+                }
+                return;
+            }
+            self.broken.remove(&track);
+        }
+        self.video_bytes += queued.body.len();
+        self.video.push_back(queued);
+        let waited =
+            self.video.front().is_some_and(|q| now.saturating_duration_since(q.since) > MAX_VIDEO_WAIT);
+        if waited || self.video_bytes > MAX_VIDEO_BYTES {
+            self.break_largest(now);
+        }
+    }
+
+    fn break_largest(&mut self, now: Instant) {
+        let mut sizes: BTreeMap<TrackId, usize> = BTreeMap::new();
+        for q in &self.video {
+            *sizes.entry(q.header.track).or_default() += q.body.len();
+        }
+        let Some((&track, _)) = sizes.iter().max_by_key(|(_, bytes)| **bytes) else { return };
+        let of_track = |q: &&Queued| q.header.track == track;
+        let first = self.video.iter().find(of_track).map(|q| (q.header.frame, q.header.is_key()));
+        let keep = first.and_then(|(frame, key)| key.then_some(frame));
+        let dropped = |q: &&Queued| of_track(q) && Some(q.header.frame) != keep;
+        let Some(last_dropped) = self.video.iter().filter(dropped).next_back().map(|q| q.header.frame) else {
+            return;
+        };
+        self.drop_queued(track, keep);
+        self.broken.insert(track, Broken { last_dropped, asked_at: now });
+        self.key_frames_needed.push_back(track);
+    }
+
+    /// Drops what is queued of a track, but for one frame.
+    fn drop_queued(&mut self, track: TrackId, keep: Option<FrameId>) {
+        let before = self.video.len();
+        self.video.retain(|q| q.header.track != track || Some(q.header.frame) == keep);
+        self.dropped += (before - self.video.len()) as u64;
+        self.video_bytes = self.video.iter().map(|q| q.body.len()).sum();
+    }
+}
+
+/// Video that waited longer is of no use in a conversation, and what comes after it would be late too.
+pub const MAX_VIDEO_WAIT: Duration = Duration::from_millis(150);
+
+/// Room for the largest key frame and what follows it while it is being sent.
+pub const MAX_VIDEO_BYTES: usize = 400 * 1024;
+
+/// A receiver that is too slow must not make the publisher send key frames to everybody all the time.
+pub const KEY_FRAME_RETRY: Duration = Duration::from_secs(1);
+
+/// Later audio would come after its time in any playout buffer.
+pub const MAX_AUDIO_WAIT: Duration = Duration::from_millis(200);
+
+/// Eight people speaking at once for [`MAX_AUDIO_WAIT`].
+pub const MAX_AUDIO_PACKETS: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packetize::Packetizer;
+    use crate::units::MediaTime;
+    use crate::wire::datagram::Media;
+
+    fn frame(p: &mut Packetizer, key: bool, size: usize) -> Vec<Media> {
+        let parts = p.packetize(&vec![1; size], key, MediaTime::default()).expect("fits");
+        parts.into_iter().map(|d| Media::parse(d.freeze()).expect("valid")).collect()
+    }
+
+    fn push(e: &mut Egress, now: Instant, media: &[Media]) {
+        media.iter().for_each(|m| e.push(now, m.header, m.body.clone()));
+    }
+
+    fn sent(e: &mut Egress) -> Vec<Media> {
+        std::iter::from_fn(|| e.pop()).map(|d| Media::parse(d).expect("valid")).collect()
+    }
+
+    fn asked(e: &mut Egress) -> Vec<TrackId> {
+        std::iter::from_fn(|| e.poll_key_frame_needed()).collect()
+    }
+
+    #[test]
+    fn audio_goes_first_and_hops_are_numbered_as_sent() {
+        let (mut e, now) = (Egress::default(), Instant::now());
+        let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
+        let mut audio = Packetizer::new(MediaKind::Audio, TrackId(2));
+        push(&mut e, now, &frame(&mut video, true, 2000));
+        push(&mut e, now, &frame(&mut audio, true, 80));
+        let out = sent(&mut e);
+        assert_eq!(out.iter().map(|m| m.header.track.0).collect::<Vec<_>>(), [2, 1, 1]);
+        assert_eq!(out.iter().map(|m| m.hop).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_receiver_that_stalls_gets_whole_frames_or_nothing_and_then_a_key_frame() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
+        push(&mut e, start, &frame(&mut video, true, 5000));
+        for i in 1..=10 {
+            push(&mut e, start + i * Duration::from_millis(33), &frame(&mut video, false, 2500));
+        }
+        assert_eq!(asked(&mut e), [TrackId(1)]);
+        assert!(sent(&mut e).iter().all(|m| m.header.is_key()), "the rest depends on what was dropped");
+        let later = start + Duration::from_secs(2);
+        push(&mut e, later, &frame(&mut video, false, 2500));
+        assert!(e.is_empty());
+        assert_eq!(asked(&mut e), [TrackId(1)], "it asks again as long as it is broken");
+        push(&mut e, later, &frame(&mut video, true, 5000));
+        push(&mut e, later, &frame(&mut video, false, 2500));
+        let out = sent(&mut e);
+        assert_eq!(out.len(), 5 + 3);
+        assert!(out[0].header.is_key());
+        assert_eq!(asked(&mut e), []);
+    }
+
+    #[test]
+    fn a_link_too_narrow_for_a_key_frame_still_gets_one() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
+        let (mut keys, mut asked_for) = (0, true);
+        for i in 0..100_u32 {
+            let now = start + i * Duration::from_millis(33);
+            push(&mut e, now, &frame(&mut video, std::mem::take(&mut asked_for), 30_000));
+            let passes = Media::parse(e.pop().expect("something waits")).expect("valid");
+            keys += usize::from(passes.header.is_key() && passes.header.index + 1 == passes.header.count);
+            asked_for |= !asked(&mut e).is_empty();
+        }
+        assert!(keys >= 2, "{keys} whole key frames");
+    }
+
+    #[test]
+    fn the_heaviest_track_gives_way_and_the_others_do_not_notice() {
+        let (mut e, now) = (Egress::default(), Instant::now());
+        let mut small = Packetizer::new(MediaKind::Video, TrackId(1));
+        let mut big = Packetizer::new(MediaKind::Video, TrackId(2));
+        push(&mut e, now, &frame(&mut small, true, 3000));
+        (0..5).for_each(|i| push(&mut e, now, &frame(&mut big, i == 0, 100_000)));
+        assert_eq!(asked(&mut e), [TrackId(2)]);
+        let out = sent(&mut e);
+        assert_eq!(out.iter().filter(|m| m.header.track == TrackId(1)).count(), 3);
+        assert!(out.iter().all(|m| m.header.is_key()));
+    }
+
+    #[test]
+    fn old_audio_gives_way_to_new() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut audio = Packetizer::new(MediaKind::Audio, TrackId(2));
+        (0..100_u32)
+            .for_each(|i| push(&mut e, start + i * Duration::from_millis(10), &frame(&mut audio, true, 80)));
+        let out = sent(&mut e);
+        assert_eq!(out.first().map(|m| m.header.frame), Some(FrameId(79)));
+        assert_eq!(out.len(), 21);
+        assert_eq!(e.dropped(), 79);
+    }
+}

@@ -1,0 +1,344 @@
+//! Adaptive playout buffer for the audio of one speaker: holds packets just long enough to ride out the network.
+//!
+//! Late sound is lost sound and early sound is delay, so the buffer aims at the delay that all but one packet in two
+//! hundred would have met lately (see [`delay`](self) for how it is estimated), and the shell bends the speech itself
+//! to get there: it stretches or shortens what it decodes by the amount that [`Tick::Play`] asks for. That one
+//! mechanism also takes up the drift between the sender's and the listener's sound cards.
+//!
+//! The decisions follow the outline of WebRTC's NetEQ (relative arrival delay, target level, accelerate, preemptive
+//! expand, conceal); three things differ, all for less delay: delays are kept in microseconds instead of buckets of
+//! 20 ms, the level is the time that packets really waited instead of a count of packets, and one window serves as
+//! both the base and the distribution, so that a new route does not look like jitter.
+
+mod delay;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::delay::Delays;
+use crate::id::FrameId;
+use crate::units::MediaTime;
+
+/// One received audio packet: 10 ms of one speaker's sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Counts up by one for each packet sent; pauses of the sender leave no hole in it.
+    pub id: FrameId,
+    /// When the first sample was captured, on the sender's clock.
+    pub captured: MediaTime,
+    /// Whether the payload also carries a coarse copy of the packet before (in-band FEC).
+    pub repairs: bool,
+    /// Whether the sender sends nothing for a while after this packet (muted, silence).
+    pub pauses: bool,
+    /// The coded sound, opaque here.
+    pub payload: Bytes,
+}
+
+/// What to do with the next 10 ms of output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// Decode this packet, then stretch the sound as asked.
+    Play {
+        /// The packet.
+        packet: Packet,
+        /// How to bend its sound.
+        stretch: Stretch,
+    },
+    /// The packet is lost or late: hide the hole, with the coarse copy in `repair` if there is one.
+    Conceal {
+        /// Payload of the packet after the missing one, to be decoded for its in-band FEC.
+        repair: Option<Bytes>,
+    },
+    /// Nothing to play: the speaker is silent or the buffer fills. Ask again as soon as more output is wanted.
+    Silence,
+}
+
+/// How the sound of a packet should be bent to move the delay towards its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stretch {
+    /// Leave it.
+    Keep,
+    /// Remove up to `excess`; when `urgent`, at the price of audible change.
+    Shorten {
+        /// How much longer than the target the sound waits.
+        excess: Duration,
+        /// Whether the delay is so large that it disturbs more than a rough splice does.
+        urgent: bool,
+    },
+    /// Add about `lack`.
+    Lengthen {
+        /// How much shorter than the target the sound waits.
+        lack: Duration,
+    },
+}
+
+/// Counters since the start and the state of the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Packets played.
+    pub played: u64,
+    /// Gaps of 10 ms hidden without any data.
+    pub concealed: u64,
+    /// Gaps of 10 ms filled from the next packet's in-band FEC.
+    pub repaired: u64,
+    /// Packets that came after their turn.
+    pub late: u64,
+    /// Packets that had to go because the buffer was full or the delay too long at the start of a sentence.
+    pub dropped: u64,
+    /// How long the last packet waited beyond the fastest recent way through the network.
+    pub delay: Duration,
+    /// The delay aimed at.
+    pub target: Duration,
+}
+
+/// The playout buffer of one speaker.
+///
+/// Feed it with [`Self::handle_packet`]; call [`Self::tick`] for each 10 ms of output (and again, at once, whenever
+/// the stretched sound ran out early); report what was stretched with [`Self::handle_stretched`]. `now` is the
+/// listener's clock and must not run backwards; sender and listener need not agree on the time.
+///
+/// Holds at most [`MAX_PACKETS`]; when more come the oldest go.
+#[derive(Debug, Default)]
+pub struct JitterBuffer {
+    /// By extended id, which does not wrap.
+    packets: BTreeMap<i64, Packet>,
+    /// The packet with the highest id so far.
+    newest: Option<(i64, FrameId)>,
+    /// Id of the packet to play next; all before it are late.
+    next: i64,
+    /// When the packet to play next should have been captured; none while nothing plays.
+    playing: Option<MediaTime>,
+    /// Ticks concealed since the last packet.
+    concealing: u32,
+    /// Whether the last packet played announced a pause.
+    pausing: bool,
+    delays: Delays,
+    /// Capture-to-playout times of the last packets (µs, between two clocks), moved along with each stretch.
+    waits: VecDeque<i64>,
+    /// Plays since the last hint to stretch.
+    since_hint: u32,
+    /// Share of packets lost lately, in parts per million.
+    loss_ppm: u64,
+    stats: Stats,
+}
+
+impl JitterBuffer {
+    /// An empty buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a packet that arrived at `now`. Duplicates and packets that come too late are dropped.
+    pub fn handle_packet(&mut self, now: MediaTime, packet: Packet) {
+        let transit = now.micros_since(packet.captured);
+        let id = match self.newest {
+            Some((id, last)) if self.continues(packet.id.since(last), transit) => {
+                id + i64::from(packet.id.since(last))
+            }
+            _ => self.restart(packet.id),
+        };
+        if self.packets.contains_key(&id) {
+            return;
+        }
+        self.delays.record(now, transit);
+        if self.newest.is_none_or(|(newest, _)| id > newest) {
+            self.newest = Some((id, packet.id));
+        }
+        if id < self.next {
+            self.stats.late += 1;
+            return;
+        }
+        self.packets.insert(id, packet);
+        if self.packets.len() > MAX_PACKETS {
+            self.drop_first();
+        }
+    }
+
+    /// Decides on the next 10 ms of output, wanted at `now`.
+    pub fn tick(&mut self, now: MediaTime) -> Tick {
+        let Some(due) = self.playing else { return self.start(now) };
+        let Some((&id, packet)) = self.packets.first_key_value() else { return self.starve() };
+        let missing = id - self.next;
+        let paused = packet.captured.micros_since(due) - missing * FRAME_US;
+        if paused > PAUSE_US || self.concealing >= MAX_CONCEALED {
+            self.playing = None;
+            return self.start(now);
+        }
+        // With a frame concealed already, a packet whose time has come is played and the hole before it forgotten.
+        let early = self.wanted() - now.micros_since(packet.captured) > FRAME_US / 2;
+        if missing == 0 || (self.concealing > 0 && !early) {
+            return self.play(now);
+        }
+        let repair = (missing == 1 && packet.repairs).then(|| packet.payload.clone());
+        self.next += 1;
+        self.playing = Some(due + FRAME);
+        self.count_loss(1);
+        self.conceal(repair)
+    }
+
+    /// Tells that the last sound was made longer (or shorter, when negative) by `us` microseconds.
+    pub fn handle_stretched(&mut self, us: i64) {
+        let us = us.clamp(-FRAME_US * 10, FRAME_US * 10);
+        self.waits.iter_mut().for_each(|wait| *wait = wait.saturating_add(us));
+    }
+
+    /// Whether the next packet in order is there, so that two frames can be decoded and shortened as one.
+    #[must_use]
+    pub fn has_next(&self) -> bool {
+        self.playing.is_some() && self.packets.contains_key(&self.next)
+    }
+
+    /// Counters and state.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let micros = |us: i64| Duration::from_micros(us.max(0).unsigned_abs());
+        let base = self.delays.base().unwrap_or(0);
+        Stats {
+            delay: micros(self.waits.back().map_or(0, |wait| wait.saturating_sub(base))),
+            target: micros(self.wanted().saturating_sub(base)),
+            ..self.stats
+        }
+    }
+
+    /// Whether a packet `step` ids on from the newest, with this transit time, belongs to the same stream.
+    fn continues(&self, step: i32, transit: i64) -> bool {
+        let leap = self.delays.last().map_or(0, |last| transit.saturating_sub(last));
+        step.unsigned_abs() <= MAX_STEP && leap.unsigned_abs() <= MAX_LEAP_US
+    }
+
+    /// Forgets the stream so far: the sender started anew, or was away so long that nothing known still holds.
+    fn restart(&mut self, id: FrameId) -> i64 {
+        let id = i64::from(id.0);
+        *self = Self { next: i64::MIN, stats: self.stats, ..Self::default() };
+        self.newest = None;
+        id
+    }
+
+    /// Begins (again) once the first packet has waited for the target; skips packets that are older than needed.
+    fn start(&mut self, now: MediaTime) -> Tick {
+        let wanted = self.wanted();
+        let ready = |packet: &Packet| now.micros_since(packet.captured) >= wanted;
+        while self.packets.values().nth(1).is_some_and(ready) {
+            self.drop_first();
+        }
+        if self.packets.values().next().is_some_and(ready) { self.play(now) } else { Tick::Silence }
+    }
+
+    /// Plays the first packet.
+    fn play(&mut self, now: MediaTime) -> Tick {
+        let Some((id, packet)) = self.packets.pop_first() else { return Tick::Silence };
+        let fresh = self.playing.is_none();
+        self.count_loss(if fresh { 0 } else { id - self.next });
+        self.next = id + 1;
+        self.playing = Some(packet.captured + FRAME);
+        self.concealing = 0;
+        self.pausing = packet.pauses;
+        if fresh {
+            self.waits.clear();
+        }
+        if self.waits.len() == WAITS {
+            self.waits.pop_front();
+        }
+        self.waits.push_back(now.micros_since(packet.captured));
+        self.stats.played += 1;
+        self.loss_ppm -= self.loss_ppm / LOSS_MEMORY;
+        Tick::Play { packet, stretch: self.stretch() }
+    }
+
+    /// Nothing is there to play.
+    fn starve(&mut self) -> Tick {
+        if self.pausing || self.concealing >= MAX_CONCEALED {
+            self.playing = None;
+            return Tick::Silence;
+        }
+        self.conceal(None)
+    }
+
+    fn conceal(&mut self, repair: Option<Bytes>) -> Tick {
+        self.concealing += 1;
+        match repair {
+            Some(_) => self.stats.repaired += 1,
+            None => self.stats.concealed += 1,
+        }
+        Tick::Conceal { repair }
+    }
+
+    /// Compares the shortest recent wait with the target.
+    fn stretch(&mut self) -> Stretch {
+        self.since_hint = self.since_hint.saturating_add(1);
+        let shortest = self.waits.iter().min().copied().unwrap_or(0);
+        let excess = shortest.saturating_sub(self.wanted());
+        let micros = |us: i64| Duration::from_micros(us.unsigned_abs());
+        let urgent = excess > URGENT_US;
+        let settled = self.waits.len() >= SETTLED && self.since_hint >= SHORTEN_EVERY;
+        if excess > HIGH_US && (urgent || settled) {
+            self.since_hint = 0;
+            Stretch::Shorten { excess: micros(excess), urgent }
+        } else if excess < -LOW_US && self.since_hint >= LENGTHEN_EVERY {
+            self.since_hint = 0;
+            Stretch::Lengthen { lack: micros(excess) }
+        } else {
+            Stretch::Keep
+        }
+    }
+
+    /// Capture-to-playout time aimed at, in microseconds between the two clocks.
+    fn wanted(&self) -> i64 {
+        let repair = if self.loss_ppm > LOSS_WORTH_A_FRAME_PPM { FRAME_US } else { 0 };
+        self.delays.target().saturating_add(repair)
+    }
+
+    fn count_loss(&mut self, packets: i64) {
+        for _ in 0..packets.clamp(0, i64::from(MAX_CONCEALED)) {
+            self.loss_ppm += (1_000_000 - self.loss_ppm.min(1_000_000)) / LOSS_MEMORY;
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some((id, packet)) = self.packets.pop_first() {
+            self.stats.dropped += 1;
+            self.next = id + 1;
+            if self.playing.is_some() {
+                self.playing = Some(packet.captured + FRAME);
+            }
+        }
+    }
+}
+
+/// Sound in one packet.
+pub const FRAME: Duration = Duration::from_millis(10);
+/// Most packets held: the longest target (400 ms), and half as much again for a burst on top of it.
+pub const MAX_PACKETS: usize = 64;
+
+const FRAME_US: i64 = 10_000;
+/// After 100 ms of invented sound a listener prefers silence; decoders fade out by then.
+const MAX_CONCEALED: u32 = 10;
+/// A capture time this far beyond the expected one is a pause of the sender, not noise of its timestamps.
+const PAUSE_US: i64 = 20_000;
+/// Ids further apart than 10 s of packets are another stream (or an outage after which nothing known holds).
+const MAX_STEP: u32 = 1_000;
+/// A transit time that changed by more than this is a new clock, not a slow network: nobody waits 5 s in a call.
+const MAX_LEAP_US: u64 = 5_000_000;
+/// Waits compared with the target: the shortest of 320 ms, so that uneven pulling by the sound card does not count.
+const WAITS: usize = 32;
+/// Waits to have seen before sound is cut out.
+const SETTLED: usize = 8;
+/// Dead band of the delay around the target. Above: wider than a pitch period of most voices (3 to 8 ms), so that a
+/// period can be cut without falling below. Below: less than the guard of the target, so that nothing is late yet.
+const HIGH_US: i64 = 4_000;
+const LOW_US: i64 = 1_500;
+/// Delay beyond the target above which every packet is shortened: it hurts the talk more than a splice does.
+const URGENT_US: i64 = 60_000;
+/// Plays between two cuts: with 5 to 10 ms each, at most 10 to 20 % faster, which listeners do not notice.
+const SHORTEN_EVERY: u32 = 5;
+/// Plays between two additions: late packets are being lost meanwhile, so faster than cutting.
+const LENGTHEN_EVERY: u32 = 2;
+/// Packets over which losses are averaged (exponentially): 4 s.
+const LOSS_MEMORY: u64 = 400;
+/// From this loss on one more frame of delay is spent, so that the next packet's FEC is there in time: 2 %.
+const LOSS_WORTH_A_FRAME_PPM: u64 = 20_000;

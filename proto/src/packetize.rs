@@ -1,0 +1,117 @@
+//! Frames to datagrams.
+
+use bytes::BytesMut;
+
+use crate::id::{FrameId, TrackId};
+use crate::units::MediaTime;
+use crate::wire::datagram::{Dependency, MediaHeader, MediaKind};
+use crate::wire::limits::MAX_FRAGMENTS;
+
+/// Cuts the frames of one track into datagrams and numbers them.
+#[derive(Clone, Debug)]
+pub struct Packetizer {
+    kind: MediaKind,
+    track: TrackId,
+    next: FrameId,
+}
+
+/// A frame is larger than [`MAX_FRAME`] or empty; it was not sent and took no number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a frame of {0} bytes cannot be sent; 1 to {MAX_FRAME} bytes can")]
+pub struct FrameSizeError(pub usize);
+
+impl Packetizer {
+    /// For a track as the relay numbered it; frames count from 0.
+    #[must_use]
+    pub const fn new(kind: MediaKind, track: TrackId) -> Self {
+        Self { kind, track, next: FrameId(0) }
+    }
+
+    /// The track.
+    #[must_use]
+    pub const fn track(&self) -> TrackId {
+        self.track
+    }
+
+    /// The number of the next frame.
+    #[must_use]
+    pub const fn next_frame(&self) -> FrameId {
+        self.next
+    }
+
+    /// Cuts one frame into fragments of nearly equal size (a short last one would be lost as easily as a long one
+    /// and carry less). `key`: it depends on no other; otherwise, for video, on the frame before it.
+    pub fn packetize(
+        &mut self,
+        data: &[u8],
+        key: bool,
+        captured: MediaTime,
+    ) -> Result<Vec<BytesMut>, FrameSizeError> {
+        if data.is_empty()
+            || data.len() > MAX_FRAME
+            || (self.kind == MediaKind::Audio && data.len() > MediaHeader::MAX_PAYLOAD)
+        {
+            return Err(FrameSizeError(data.len()));
+        }
+        let count = data.len().div_ceil(MediaHeader::MAX_PAYLOAD);
+        let dependency =
+            if key || self.kind == MediaKind::Audio { Dependency::None } else { Dependency::Back(1) };
+        let header = |index: usize| MediaHeader {
+            kind: self.kind,
+            track: self.track,
+            frame: self.next,
+            index: index as u16,
+            count: count as u16,
+            dependency,
+            discardable: false,
+            temporal: 0,
+            spatial: 0,
+            captured,
+        };
+        let cut = |i: usize| i * data.len() / count;
+        let datagrams = (0..count).map(|i| header(i).datagram(&data[cut(i)..cut(i + 1)])).collect();
+        self.next = self.next.plus(1);
+        Ok(datagrams)
+    }
+}
+
+/// Largest frame in bytes.
+pub const MAX_FRAME: usize = MAX_FRAGMENTS as usize * MediaHeader::MAX_PAYLOAD;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::datagram::Media;
+    use crate::wire::limits::MAX_DATAGRAM;
+
+    #[test]
+    fn fragments_are_even_and_in_order() {
+        let mut packetizer = Packetizer::new(MediaKind::Video, TrackId(3));
+        let data: Vec<u8> = (0..3000_u32).map(|i| i as u8).collect();
+        packetizer.packetize(&data, true, MediaTime::default()).expect("fits");
+        let parts = packetizer.packetize(&data, false, MediaTime::from_micros(7)).expect("fits");
+        let parts: Vec<Media> = parts.into_iter().map(|d| Media::parse(d.freeze()).expect("valid")).collect();
+        assert_eq!(parts.iter().map(|m| m.header.index).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(parts.iter().all(|m| m.header.count == 3 && m.payload().len() == 1000));
+        assert!(
+            parts.iter().all(|m| m.header.frame == FrameId(1) && m.header.dependency == Dependency::Back(1))
+        );
+        assert_eq!(parts.iter().flat_map(|m| m.payload().to_vec()).collect::<Vec<_>>(), data);
+    }
+
+    #[test]
+    fn the_largest_frame_fits_and_a_larger_one_is_refused() {
+        let mut packetizer = Packetizer::new(MediaKind::Video, TrackId(3));
+        let parts = packetizer.packetize(&vec![1; MAX_FRAME], true, MediaTime::default()).expect("fits");
+        assert!(parts.len() == 256 && parts.iter().all(|d| d.len() == MAX_DATAGRAM));
+        for size in [0, MAX_FRAME + 1] {
+            assert_eq!(
+                packetizer.packetize(&vec![1; size], true, MediaTime::default()),
+                Err(FrameSizeError(size))
+            );
+        }
+        assert_eq!(packetizer.next_frame(), FrameId(1));
+        let mut audio = Packetizer::new(MediaKind::Audio, TrackId(4));
+        assert!(audio.packetize(&[1; 1079], true, MediaTime::default()).is_err(), "audio is one datagram");
+    }
+}

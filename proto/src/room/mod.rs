@@ -1,0 +1,424 @@
+//! The relay's side of a call: who is in a room, what is forwarded to whom, and the room's chat.
+
+mod chat;
+mod keyframe;
+mod recent;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use self::chat::{History, Posted};
+use self::keyframe::KeyFrameRequests;
+use self::recent::Recent;
+use crate::bucket::TokenBucket;
+use crate::id::{ChatId, DisplayName, ParticipantId, TrackId};
+use crate::wire::close::CloseCode;
+use crate::wire::datagram::{Media, MediaHeader, MediaKind};
+use crate::wire::limits::{CHAT_RATE, CONTROL_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MEDIA_RATE};
+use crate::wire::pb;
+
+/// One room. Knows nothing of connections: participants are numbers, messages go in and come out.
+///
+/// Call a `handle_*` (or [`Self::join`], [`Self::leave`]), then drain [`Self::poll_output`] and look at
+/// [`Self::poll_timeout`]. Media payloads are never looked at and never changed.
+#[derive(Debug)]
+pub struct Room {
+    members: BTreeMap<ParticipantId, Member>,
+    tracks: BTreeMap<TrackId, Track>,
+    chat: History,
+    next_participant: u32,
+    next_track: u16,
+    output: VecDeque<Output>,
+}
+
+/// What [`Room::poll_output`] hands out. Outputs to one participant keep their order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A message for a participant's control stream.
+    Control(ParticipantId, pb::RelayControl),
+    /// A message for a participant's chat stream.
+    Chat(ParticipantId, pb::ChatDown),
+    /// A media datagram for a participant: its header and its body without hop prefix.
+    Media(ParticipantId, MediaHeader, Bytes),
+    /// A track that ended: nothing of it needs to be sent any more.
+    TrackEnded(TrackId),
+    /// The participant broke the rules and has been removed: close its connection.
+    Close(ParticipantId, CloseCode),
+}
+
+/// Who somebody is to the relay: the pin of their key, and which run of their client it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    /// SHA-256 of the client's SubjectPublicKeyInfo.
+    pin: [u8; 32],
+    /// From the hello.
+    instance: u64,
+}
+
+/// Not for logs.
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    identity: Identity,
+    name: DisplayName,
+    tracks: Vec<TrackId>,
+    subscriptions: pb::Subscriptions,
+    media_state: pb::MediaState,
+    clock: Option<pb::Clock>,
+    chatting: bool,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Limits {
+    control: TokenBucket,
+    chat: TokenBucket,
+    media: TokenBucket,
+}
+
+#[derive(Debug)]
+struct Track {
+    owner: ParticipantId,
+    kind: pb::TrackKind,
+    recent: Recent,
+    key_frames: KeyFrameRequests,
+}
+
+impl Room {
+    /// An empty room. `history` is a random number that names its chat history.
+    #[must_use]
+    pub const fn new(history: u64) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            tracks: BTreeMap::new(),
+            chat: History::new(history),
+            next_participant: 1,
+            next_track: 1,
+            output: VecDeque::new(),
+        }
+    }
+
+    /// Takes somebody in whose key has the given pin. Outputs the welcome to them, the news to the others, and what they
+    /// need to see a picture. Who was here already with the same identity came back before the old connection was
+    /// missed; the old one is closed.
+    ///
+    /// # Errors
+    /// The code to close the connection with: the room is full, or the hello breaks the protocol.
+    pub fn join(
+        &mut self,
+        now: Instant,
+        pin: [u8; 32],
+        name: DisplayName,
+        hello: &pb::Hello,
+    ) -> Result<ParticipantId, CloseCode> {
+        let identity = Identity { pin, instance: hello.instance };
+        if let Some(ghost) = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id)) {
+            self.leave(ghost, pb::LeaveReason::Lost);
+            self.output.push_back(Output::Close(ghost, CloseCode::Goodbye));
+        }
+        if self.members.len() >= MAX_PARTICIPANTS {
+            return Err(CloseCode::RoomFull);
+        }
+        let kinds: Vec<pb::TrackKind> =
+            hello.publish.iter().filter_map(|k| pb::TrackKind::try_from(*k).ok()).collect();
+        if kinds.len() > MAX_TRACKS || kinds.contains(&pb::TrackKind::Unspecified) {
+            return Err(CloseCode::Protocol);
+        }
+        let id = ParticipantId(self.next_participant);
+        self.next_participant += 1;
+        let tracks = kinds.into_iter().map(|kind| self.add_track(id, kind)).collect();
+        let member = Member {
+            identity,
+            name,
+            tracks,
+            subscriptions: hello.subscriptions.unwrap_or_default(),
+            media_state: hello.media_state.unwrap_or_default(),
+            clock: None,
+            chatting: false,
+            limits: Limits {
+                control: TokenBucket::new(CONTROL_RATE),
+                chat: TokenBucket::new(CHAT_RATE),
+                media: TokenBucket::new(MEDIA_RATE),
+            },
+        };
+        let others = self.members.iter().map(|(id, m)| self.describe(*id, m)).collect();
+        self.members.insert(id, member);
+        let you = self.members.get(&id).map(|m| self.describe(id, m));
+        self.control(id, pb::relay_control::Body::Welcome(pb::Welcome { you, others }));
+        self.announce(id);
+        self.show_video(now, id);
+        Ok(id)
+    }
+
+    /// Lets somebody go, for whatever reason; no-op for somebody who is not here.
+    pub fn leave(&mut self, id: ParticipantId, reason: pb::LeaveReason) {
+        let Some(member) = self.members.remove(&id) else { return };
+        for track in member.tracks {
+            self.tracks.remove(&track);
+            self.output.push_back(Output::TrackEnded(track));
+        }
+        let left = pb::Left { participant: id.0, reason: reason.into() };
+        let others: Vec<ParticipantId> = self.members.keys().copied().collect();
+        others.into_iter().for_each(|to| self.control(to, pb::relay_control::Body::Left(left)));
+    }
+
+    /// Takes a message from a participant's control stream (the hello went to [`Self::join`]). `relay_us` is the relay's
+    /// clock in microseconds, for the answer to a clock ping.
+    pub fn handle_control(
+        &mut self,
+        now: Instant,
+        relay_us: u64,
+        from: ParticipantId,
+        message: pb::ClientControl,
+    ) {
+        use pb::client_control::Body;
+        let Some(member) = self.members.get_mut(&from) else { return };
+        if !member.limits.control.take(now, 1) {
+            return self.remove(from, CloseCode::TooFast);
+        }
+        match message.body {
+            Some(Body::Hello(_)) => self.remove(from, CloseCode::Protocol),
+            Some(Body::MediaState(state)) if member.media_state != state => {
+                member.media_state = state;
+                self.announce(from);
+            }
+            Some(Body::Subscriptions(subscriptions)) => {
+                let had_video = member.subscriptions.video;
+                member.subscriptions = subscriptions;
+                if subscriptions.video && !had_video {
+                    self.show_video(now, from);
+                }
+            }
+            Some(Body::KeyFrameRequest(request)) => {
+                if let Ok(track) = u16::try_from(request.track) {
+                    self.request_key_frame(now, TrackId(track));
+                }
+            }
+            Some(Body::ClockPing(pb::ClockPing { sent_us })) => {
+                self.control(from, pb::relay_control::Body::ClockPong(pb::ClockPong { sent_us, relay_us }));
+            }
+            Some(Body::Clock(clock)) => {
+                member.clock = Some(clock);
+                self.announce(from);
+            }
+            Some(Body::Goodbye(_)) => self.leave(from, pb::LeaveReason::Goodbye),
+            Some(Body::MediaState(_)) | None => {}
+        }
+    }
+
+    /// Takes a message from a participant's chat stream. `unix_ms` is the time of day, for the line.
+    pub fn handle_chat(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, message: pb::ChatUp) {
+        let Some(member) = self.members.get_mut(&from) else { return };
+        match message.body {
+            Some(pb::chat_up::Body::Resume(resume)) => {
+                if std::mem::replace(&mut member.chatting, true) {
+                    return self.remove(from, CloseCode::Protocol);
+                }
+                let (history, missed) = self.chat.since(resume);
+                let lines = missed.map(|l| pb::chat_down::Body::Line(l.clone()));
+                for body in std::iter::once(pb::chat_down::Body::History(history)).chain(lines) {
+                    self.output.push_back(Output::Chat(from, pb::ChatDown { body: Some(body) }));
+                }
+            }
+            Some(pb::chat_up::Body::Post(post)) => self.handle_post(now, unix_ms, from, post),
+            None => {}
+        }
+    }
+
+    /// Takes a media datagram from a participant and forwards it to everybody who wants it.
+    pub fn handle_media(&mut self, now: Instant, from: ParticipantId, media: &Media) {
+        let header = &media.header;
+        let Some(member) = self.members.get_mut(&from) else { return };
+        // Too much is dropped, not punished: an encoder may overshoot.
+        if !member.limits.media.take(now, u32::try_from(media.body.len()).unwrap_or(u32::MAX)) {
+            return;
+        }
+        let Some(track) = self.tracks.get_mut(&header.track) else { return };
+        if track.owner != from || kind_of(track.kind) != header.kind {
+            return self.remove(from, CloseCode::Protocol);
+        }
+        if header.kind == MediaKind::Video && track.recent.push(now, header, &media.body) {
+            track.key_frames.answered();
+        }
+        for (&to, receiver) in &self.members {
+            if to != from && receiver.wants(header.kind) {
+                self.output.push_back(Output::Media(to, *header, media.body.clone()));
+            }
+        }
+    }
+
+    /// Somebody cannot show this track without a key frame: asks its owner, but not too often.
+    pub fn request_key_frame(&mut self, now: Instant, track: TrackId) {
+        let Some(t) = self.tracks.get_mut(&track).filter(|t| kind_of(t.kind) == MediaKind::Video) else {
+            return;
+        };
+        if t.key_frames.request(now) {
+            let owner = t.owner;
+            self.ask_for_key_frame(owner, track);
+        }
+    }
+
+    /// Call when the time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<(ParticipantId, TrackId)> = self
+            .tracks
+            .iter_mut()
+            .filter_map(|(id, t)| t.key_frames.handle_timeout(now).then_some((t.owner, *id)))
+            .collect();
+        due.into_iter().for_each(|(owner, track)| self.ask_for_key_frame(owner, track));
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.tracks.values().filter_map(|t| t.key_frames.poll_timeout()).min()
+    }
+
+    /// How many people are here.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nobody is here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    fn handle_post(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, post: pb::Post) {
+        let Some(member) = self.members.get_mut(&from) else { return };
+        let Ok(id) = <[u8; 16]>::try_from(&post.id[..]) else {
+            return self.remove(from, CloseCode::Protocol);
+        };
+        if !member.chatting {
+            return self.remove(from, CloseCode::Protocol);
+        }
+        let posted = if member.limits.chat.take(now, 1) {
+            self.chat.post((from, member.name.as_str()), ChatId(id), &post.text, unix_ms)
+        } else {
+            Posted::Refused(pb::RefusalReason::TooFast)
+        };
+        let answer = |seq| pb::chat_down::Body::Ack(pb::Ack { id: post.id.clone(), seq });
+        match posted {
+            Posted::New(line) => {
+                self.chat(from, answer(line.seq));
+                let chatting: Vec<ParticipantId> =
+                    self.members.iter().filter(|(_, m)| m.chatting).map(|(id, _)| *id).collect();
+                chatting.into_iter().for_each(|to| self.chat(to, pb::chat_down::Body::Line(line.clone())));
+            }
+            Posted::Known(seq) => self.chat(from, answer(seq)),
+            Posted::Refused(reason) => {
+                self.chat(
+                    from,
+                    pb::chat_down::Body::Refusal(pb::Refusal { id: post.id, reason: reason.into() }),
+                );
+            }
+        }
+    }
+
+    /// Sends what a receiver needs to see a picture of everybody at once: the latest group of pictures, or, where that is
+    /// too old, a request for a key frame to the publisher.
+    fn show_video(&mut self, now: Instant, to: ParticipantId) {
+        if !self.members.get(&to).is_some_and(|m| m.wants(MediaKind::Video)) {
+            return;
+        }
+        let mut needed = Vec::new();
+        for (id, track) in &self.tracks {
+            if track.owner == to || kind_of(track.kind) != MediaKind::Video {
+                continue;
+            }
+            let replay = track.recent.replay(now);
+            if replay.is_empty() {
+                needed.push(*id);
+            }
+            self.output.extend(replay.iter().map(|(header, body)| Output::Media(to, *header, body.clone())));
+        }
+        needed.into_iter().for_each(|track| self.request_key_frame(now, track));
+    }
+
+    fn add_track(&mut self, owner: ParticipantId, kind: pb::TrackKind) -> TrackId {
+        while self.tracks.contains_key(&TrackId(self.next_track)) {
+            self.next_track = self.next_track.wrapping_add(1);
+        }
+        let id = TrackId(self.next_track);
+        self.next_track = self.next_track.wrapping_add(1);
+        let track = Track { owner, kind, recent: Recent::default(), key_frames: KeyFrameRequests::default() };
+        self.tracks.insert(id, track);
+        id
+    }
+
+    fn remove(&mut self, id: ParticipantId, code: CloseCode) {
+        self.leave(id, pb::LeaveReason::Removed);
+        self.output.push_back(Output::Close(id, code));
+    }
+
+    /// Tells everybody else about a participant.
+    fn announce(&mut self, about: ParticipantId) {
+        let Some(description) = self.members.get(&about).map(|m| self.describe(about, m)) else { return };
+        let others: Vec<ParticipantId> = self.members.keys().copied().filter(|id| *id != about).collect();
+        for to in others {
+            self.control(to, pb::relay_control::Body::Participant(description.clone()));
+        }
+    }
+
+    fn describe(&self, id: ParticipantId, member: &Member) -> pb::Participant {
+        let track = |id: &TrackId| {
+            let kind = self.tracks.get(id).map_or(pb::TrackKind::Unspecified, |t| t.kind);
+            pb::Track { id: id.0.into(), kind: kind.into() }
+        };
+        pb::Participant {
+            id: id.0,
+            name: member.name.as_str().into(),
+            tracks: member.tracks.iter().map(track).collect(),
+            media_state: Some(member.media_state),
+            clock: member.clock,
+        }
+    }
+
+    fn ask_for_key_frame(&mut self, owner: ParticipantId, track: TrackId) {
+        let request = pb::KeyFrameRequest { track: track.0.into() };
+        self.control(owner, pb::relay_control::Body::KeyFrameRequest(request));
+    }
+
+    fn control(&mut self, to: ParticipantId, body: pb::relay_control::Body) {
+        self.output.push_back(Output::Control(to, pb::RelayControl { body: Some(body) }));
+    }
+
+    fn chat(&mut self, to: ParticipantId, body: pb::chat_down::Body) {
+        self.output.push_back(Output::Chat(to, pb::ChatDown { body: Some(body) }));
+    }
+}
+
+impl Member {
+    const fn wants(&self, kind: MediaKind) -> bool {
+        match kind {
+            MediaKind::Audio => self.subscriptions.audio,
+            MediaKind::Video => self.subscriptions.video,
+        }
+    }
+}
+
+/// What datagrams a kind of track has.
+#[must_use]
+pub const fn kind_of(kind: pb::TrackKind) -> MediaKind {
+    match kind {
+        pb::TrackKind::Microphone => MediaKind::Audio,
+        pb::TrackKind::Camera | pb::TrackKind::Unspecified => MediaKind::Video,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The latest group of pictures of a track, so that who joins sees a picture at once.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::id::FrameId;
+use crate::wire::datagram::MediaHeader;
+
+/// The datagrams of a video track since its latest key frame, while they are young and few.
+///
+/// Overflow: past [`MAX_AGE`] or [`MAX_BYTES`] it is given up until the next key frame; a burst of old pictures would
+/// cost a joiner more than a fresh key frame.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    group: Option<Group>,
+}
+
+#[derive(Debug)]
+struct Group {
+    key: FrameId,
+    since: Instant,
+    bytes: usize,
+    datagrams: Vec<(MediaHeader, Bytes)>,
+}
+
+impl Recent {
+    /// Takes a datagram of the track. True when it is the first one of a key frame.
+    pub(crate) fn push(&mut self, now: Instant, header: &MediaHeader, body: &Bytes) -> bool {
+        let newer = |g: &Group| header.frame.is_after(g.key);
+        let begins = header.is_key() && self.group.as_ref().is_none_or(newer);
+        if begins {
+            self.group = Some(Group { key: header.frame, since: now, bytes: 0, datagrams: Vec::new() });
+        }
+        if let Some(group) = &mut self.group {
+            group.bytes += body.len();
+            if group.bytes > MAX_BYTES || now > group.since + MAX_AGE {
+                // The key stays known, so that its stragglers do not begin a group of their own.
+                group.datagrams.clear();
+            } else if header.frame.since(group.key) >= 0 {
+                group.datagrams.push((*header, body.clone()));
+            }
+        }
+        begins
+    }
+
+    /// What to send to somebody who joins; empty when a key frame must be asked for.
+    pub(crate) fn replay(&self, now: Instant) -> &[(MediaHeader, Bytes)] {
+        match &self.group {
+            Some(group) if now <= group.since + MAX_AGE && group.bytes <= MAX_BYTES => &group.datagrams,
+            _ => &[],
+        }
+    }
+}
+
+/// Half a second of pictures takes a decoder some 15 ms.
+const MAX_AGE: Duration = Duration::from_millis(500);
+
+/// Half a second at 4 Mb/s.
+const MAX_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::TrackId;
+    use crate::packetize::Packetizer;
+    use crate::units::MediaTime;
+    use crate::wire::datagram::{Media, MediaKind};
+
+    fn push(r: &mut Recent, p: &mut Packetizer, now: Instant, key: bool, size: usize) -> usize {
+        let parts = p.packetize(&vec![1; size], key, MediaTime::default()).expect("fits");
+        let media = parts.into_iter().map(|d| Media::parse(d.freeze()).expect("valid"));
+        media.filter(|m| r.push(now, &m.header, &m.body)).count()
+    }
+
+    #[test]
+    fn replays_from_the_newest_key_frame_while_it_is_young() {
+        let (mut r, start) = (Recent::default(), Instant::now());
+        let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
+        assert_eq!(push(&mut r, &mut p, start, false, 100), 0);
+        assert!(r.replay(start).is_empty());
+        assert_eq!(push(&mut r, &mut p, start, true, 3000), 1, "one beginning for three datagrams");
+        push(&mut r, &mut p, start, false, 100);
+        assert_eq!(r.replay(start).len(), 4);
+        push(&mut r, &mut p, start, true, 100);
+        assert_eq!(r.replay(start).len(), 1);
+        assert!(r.replay(start + MAX_AGE + Duration::from_millis(1)).is_empty());
+        push(&mut r, &mut p, start + 2 * MAX_AGE, false, 100);
+        assert!(r.replay(start + 2 * MAX_AGE).is_empty());
+    }
+
+    #[test]
+    fn a_group_that_grows_too_large_is_given_up() {
+        let (mut r, start) = (Recent::default(), Instant::now());
+        let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
+        push(&mut r, &mut p, start, true, 200_000);
+        assert!(!r.replay(start).is_empty());
+        push(&mut r, &mut p, start, false, 200_000);
+        assert!(r.replay(start).is_empty());
+        push(&mut r, &mut p, start, true, 100);
+        assert_eq!(r.replay(start).len(), 1);
+    }
+}

@@ -1,0 +1,338 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::packetize::Packetizer;
+use crate::units::MediaTime;
+
+const HISTORY: u64 = 77;
+const PIN: [u8; 32] = [5; 32];
+
+/// A hello of another run of a client each time.
+fn hello() -> pb::Hello {
+    static RUNS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    pb::Hello {
+        instance: RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        publish: vec![pb::TrackKind::Camera.into(), pb::TrackKind::Microphone.into()],
+        subscriptions: Some(pb::Subscriptions { audio: true, video: true }),
+        ..pb::Hello::default()
+    }
+}
+
+struct World {
+    room: Room,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { room: Room::new(HISTORY), now: Instant::now() }
+    }
+
+    fn join(&mut self, name: &str) -> (ParticipantId, pb::Welcome) {
+        let id =
+            self.room.join(self.now, PIN, DisplayName::parse(name).expect("a name"), &hello()).expect("room");
+        let welcome = self.room.output.iter().find_map(|o| match o {
+            Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(w)) })
+                if *to == id =>
+            {
+                Some(w.clone())
+            }
+            _ => None,
+        });
+        (id, welcome.expect("a welcome"))
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.room.poll_output()).collect()
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
+    fn control(&mut self, from: ParticipantId, body: pb::client_control::Body) {
+        self.room.handle_control(self.now, 0, from, pb::ClientControl { body: Some(body) });
+    }
+
+    fn chat(&mut self, from: ParticipantId, body: pb::chat_up::Body) {
+        self.room.handle_chat(self.now, 1000, from, pb::ChatUp { body: Some(body) });
+    }
+
+    fn resume(&mut self, from: ParticipantId) {
+        self.chat(from, pb::chat_up::Body::Resume(pb::Resume::default()));
+    }
+
+    fn say(&mut self, from: ParticipantId, n: u8) {
+        self.chat(from, pb::chat_up::Body::Post(pb::Post { id: vec![n; 16], text: format!("line {n}") }));
+    }
+
+    fn video(&mut self, from: ParticipantId, packetizer: &mut Packetizer, key: bool) -> usize {
+        let parts = packetizer.packetize(&[1; 2000], key, MediaTime::default()).expect("fits");
+        let count = parts.len();
+        for part in parts {
+            let media = Media::parse(part.freeze()).expect("valid");
+            self.room.handle_media(self.now, from, &media);
+        }
+        count
+    }
+}
+
+fn camera(welcome: &pb::Welcome) -> Packetizer {
+    let track = welcome.you.as_ref().expect("you").tracks[0];
+    assert_eq!(track.kind(), pb::TrackKind::Camera);
+    Packetizer::new(MediaKind::Video, TrackId(track.id as u16))
+}
+
+fn media_to(outputs: &[Output], to: ParticipantId) -> usize {
+    outputs.iter().filter(|o| matches!(o, Output::Media(id, ..) if *id == to)).count()
+}
+
+fn key_frame_requests(outputs: &[Output], to: ParticipantId) -> usize {
+    let asks = |o: &&Output| matches!(o, Output::Control(id, pb::RelayControl { body: Some(pb::relay_control::Body::KeyFrameRequest(_)) }) if *id == to);
+    outputs.iter().filter(asks).count()
+}
+
+fn lines_to(outputs: &[Output], to: ParticipantId) -> Vec<u64> {
+    let line = |o: &Output| match o {
+        Output::Chat(id, pb::ChatDown { body: Some(pb::chat_down::Body::Line(l)) }) if *id == to => {
+            Some(l.seq)
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(line).collect()
+}
+
+#[test]
+fn who_joins_learns_of_the_others_and_they_of_them() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    w.drain();
+    let (bob, welcome) = w.join("bob");
+    assert_eq!(welcome.others.iter().map(|p| (p.id, p.name.as_str())).collect::<Vec<_>>(), [(ann.0, "ann")]);
+    let told = w.drain().into_iter().any(|o| matches!(o, Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Participant(p)) }) if to == ann && p.id == bob.0 && p.tracks.len() == 2));
+    assert!(told);
+    w.control(bob, pb::client_control::Body::Goodbye(pb::Goodbye {}));
+    let outputs = w.drain();
+    assert!(outputs.iter().any(|o| matches!(o, Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Left(l)) }) if *to == ann && l.participant == bob.0 && l.reason() == pb::LeaveReason::Goodbye)));
+    assert_eq!(w.room.len(), 1);
+}
+
+#[test]
+fn media_goes_to_everybody_who_wants_it_but_not_back() {
+    let mut w = World::new();
+    let (ann, welcome) = w.join("ann");
+    let (bob, _) = w.join("bob");
+    let (eve, _) = w.join("eve");
+    w.control(eve, pb::client_control::Body::Subscriptions(pb::Subscriptions { audio: true, video: false }));
+    w.drain();
+    let sent = w.video(ann, &mut camera(&welcome), true);
+    let outputs = w.drain();
+    assert_eq!((media_to(&outputs, bob), media_to(&outputs, ann), media_to(&outputs, eve)), (sent, 0, 0));
+}
+
+#[test]
+fn a_joiner_gets_the_latest_pictures_or_a_key_frame_is_asked_for() {
+    let mut w = World::new();
+    let (ann, welcome) = w.join("ann");
+    let mut camera = camera(&welcome);
+    w.video(ann, &mut camera, true);
+    w.video(ann, &mut camera, false);
+    let (bob, _) = w.join("bob");
+    let outputs = w.drain();
+    assert_eq!(media_to(&outputs, bob), 4, "the key frame and the one after it");
+    assert_eq!(key_frame_requests(&outputs, ann), 0);
+    w.pass(600);
+    let (eve, _) = w.join("eve");
+    let outputs = w.drain();
+    assert_eq!((media_to(&outputs, eve), key_frame_requests(&outputs, ann)), (0, 1));
+}
+
+#[test]
+fn requests_for_key_frames_are_coalesced() {
+    let mut w = World::new();
+    let (ann, welcome) = w.join("ann");
+    let others: Vec<ParticipantId> = (0..10).map(|i| w.join(&format!("guest {i}")).0).collect();
+    w.drain();
+    w.pass(1000);
+    let track = welcome.you.expect("you").tracks[0].id;
+    for id in &others {
+        w.control(*id, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track }));
+    }
+    assert_eq!(key_frame_requests(&w.drain(), ann), 1);
+    while let Some(due) = w.room.poll_timeout() {
+        w.room.handle_timeout(due);
+    }
+    assert_eq!(key_frame_requests(&w.drain(), ann), 1, "one more for all that came too soon");
+}
+
+#[test]
+fn chat_has_one_order_and_late_joiners_get_it_all() {
+    let mut w = World::new();
+    let ((ann, _), (bob, _)) = (w.join("ann"), w.join("bob"));
+    w.resume(ann);
+    w.resume(bob);
+    w.drain();
+    w.say(ann, 1);
+    w.say(bob, 2);
+    w.say(ann, 1);
+    let outputs = w.drain();
+    assert_eq!((lines_to(&outputs, ann), lines_to(&outputs, bob)), (vec![1, 2], vec![1, 2]));
+    let acks = outputs.iter().filter(|o| matches!(o, Output::Chat(to, pb::ChatDown { body: Some(pb::chat_down::Body::Ack(a)) }) if *to == ann && a.seq == 1));
+    assert_eq!(acks.count(), 2, "the repeated post is acknowledged again");
+    let (eve, _) = w.join("eve");
+    w.resume(eve);
+    assert_eq!(lines_to(&w.drain(), eve), [1, 2]);
+}
+
+#[test]
+fn a_flood_of_chat_is_refused_and_harms_nobody() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    w.resume(ann);
+    (0..200).for_each(|n| w.say(ann, n));
+    let outputs = w.drain();
+    assert_eq!(lines_to(&outputs, ann).len(), CHAT_RATE.1 as usize);
+    assert_eq!(w.room.len(), 1);
+}
+
+#[test]
+fn who_breaks_the_rules_is_removed() {
+    type Rule<'a> = &'a dyn Fn(&mut World, ParticipantId, ParticipantId, &mut Packetizer);
+    let rules: [Rule<'_>; 5] = [
+        &|w, _, eve, anns_camera| assert!(w.video(eve, anns_camera, true) > 0),
+        &|w, _, eve, _| w.control(eve, pb::client_control::Body::Hello(hello())),
+        &|w, _, eve, _| w.say(eve, 1),
+        &|w, _, eve, _| {
+            w.resume(eve);
+            w.resume(eve);
+        },
+        &|w, _, eve, _| {
+            (0..1000)
+                .for_each(|_| w.control(eve, pb::client_control::Body::ClockPing(pb::ClockPing::default())))
+        },
+    ];
+    for (i, break_rule) in rules.iter().enumerate() {
+        let mut w = World::new();
+        let (ann, welcome) = w.join("ann");
+        let (eve, _) = w.join("eve");
+        w.drain();
+        break_rule(&mut w, ann, eve, &mut camera(&welcome));
+        let outputs = w.drain();
+        assert!(outputs.iter().any(|o| matches!(o, Output::Close(id, _) if *id == eve)), "rule {i}");
+        assert_eq!(media_to(&outputs, ann), 0, "rule {i}");
+        assert_eq!(w.room.len(), 1, "rule {i}");
+    }
+}
+
+#[test]
+fn who_comes_back_takes_the_place_of_the_lost_connection() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    let (name, hello) = (DisplayName::parse("bob").expect("a name"), hello());
+    let old = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
+    w.drain();
+    let new = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
+    assert!(new != old && w.room.len() == 2);
+    let outputs = w.drain();
+    assert!(outputs.contains(&Output::Close(old, CloseCode::Goodbye)));
+    assert!(outputs.iter().any(|o| matches!(o, Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Left(l)) }) if *to == ann && l.participant == old.0)));
+    w.room.join(w.now, [6; 32], name, &hello).expect("room");
+    assert_eq!(w.room.len(), 3, "another key is another person");
+}
+
+#[test]
+fn a_full_room_takes_nobody_in() {
+    let mut w = World::new();
+    (0..MAX_PARTICIPANTS).for_each(|i| drop(w.join(&format!("{i}"))));
+    let name = DisplayName::parse("late").expect("a name");
+    assert_eq!(w.room.join(w.now, PIN, name, &hello()), Err(CloseCode::RoomFull));
+}
+
+/// One step of a random call.
+#[derive(Clone, Debug)]
+enum Step {
+    Join,
+    Leave(u8),
+    Media(u8, u8, bool),
+    KeyFrame(u8, u16),
+    Chat(u8, u8),
+    Subscribe(u8, bool, bool),
+    Pass(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Join),
+        1 => any::<u8>().prop_map(Step::Leave),
+        8 => any::<(u8, u8, bool)>().prop_map(|(a, b, c)| Step::Media(a, b, c)),
+        2 => (any::<u8>(), 0_u16..40).prop_map(|(a, b)| Step::KeyFrame(a, b)),
+        2 => any::<(u8, u8)>().prop_map(|(a, b)| Step::Chat(a, b)),
+        1 => any::<(u8, bool, bool)>().prop_map(|(a, b, c)| Step::Subscribe(a, b, c)),
+        2 => (0_u16..1000).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: outputs go only to people in the room, media never to its sender, chat numbers rise by one.
+    #[test]
+    fn random_calls_keep_the_rooms_promises(steps in proptest::collection::vec(step(), 1..200)) {
+        let mut w = World::new();
+        let mut people: Vec<(ParticipantId, Packetizer, u64)> = Vec::new();
+        for step in steps {
+            let count = people.len().max(1);
+            let at = |n: u8| usize::from(n) % count;
+            match step {
+                Step::Join if people.len() < 20 => {
+                    let (id, welcome) = w.join("somebody");
+                    w.resume(id);
+                    people.push((id, camera(&welcome), 0));
+                }
+                Step::Leave(n) if !people.is_empty() => {
+                    let (id, ..) = people.remove(at(n));
+                    w.drain();
+                    w.room.leave(id, pb::LeaveReason::Lost);
+                }
+                Step::Media(n, m, key) if !people.is_empty() => {
+                    let mut packetizer = people[at(m)].1.clone();
+                    let from = people[at(n)].0;
+                    w.video(from, &mut packetizer, key);
+                    people[at(m)].1 = packetizer;
+                }
+                Step::KeyFrame(n, track) if !people.is_empty() => {
+                    let from = people[at(n)].0;
+                    w.control(from, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track: track.into() }));
+                }
+                Step::Chat(n, id) if !people.is_empty() => w.say(people[at(n)].0, id),
+                Step::Subscribe(n, audio, video) if !people.is_empty() => {
+                    w.control(people[at(n)].0, pb::client_control::Body::Subscriptions(pb::Subscriptions { audio, video }));
+                }
+                Step::Pass(ms) => {
+                    w.pass(ms.into());
+                    if w.room.poll_timeout().is_some_and(|t| t <= w.now) {
+                        w.room.handle_timeout(w.now);
+                        prop_assert!(w.room.poll_timeout().is_none_or(|t| t > w.now), "a timeout that does not pass");
+                    }
+                }
+                _ => {}
+            }
+            for output in w.drain() {
+                match output {
+                    Output::Close(id, _) => people.retain(|p| p.0 != id),
+                    Output::Media(to, header, _) => {
+                        let receiver = people.iter().find(|p| p.0 == to);
+                        prop_assert!(receiver.is_some_and(|p| p.1.track() != header.track));
+                    }
+                    Output::Chat(to, pb::ChatDown { body: Some(pb::chat_down::Body::Line(line)) }) => {
+                        let receiver = people.iter_mut().find(|p| p.0 == to);
+                        let last = receiver.map(|p| std::mem::replace(&mut p.2, line.seq));
+                        prop_assert!(last.is_some_and(|last| last == 0 || line.seq == last + 1));
+                    }
+                    Output::Chat(to, _) | Output::Control(to, _) => prop_assert!(people.iter().any(|p| p.0 == to)),
+                    Output::TrackEnded(_) => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! The client's side of a call: joining, who is there, chat that arrives once and in order, and coming back after a break.
+
+mod clock;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use self::clock::ClockSync;
+use crate::id::{ChatId, DisplayName, ParticipantId, RoomName, TrackId};
+use crate::units::MediaTime;
+use crate::wire::close::CloseCode;
+use crate::wire::limits::MAX_CHAT_TEXT;
+use crate::wire::pb;
+
+/// A client's session in one room, over as many connections as it takes.
+///
+/// Call a `handle_*` or a command, then drain [`Self::poll_output`] and look at [`Self::poll_timeout`]. The first output is
+/// [`Output::Connect`]. A break before the first welcome ends the session (the user has just typed the address and
+/// should hear that it is wrong); later breaks are mended by connecting again, for as long as it takes.
+#[derive(Debug)]
+pub struct Session {
+    hello: pb::Hello,
+    state: State,
+    /// When the connection was lost that is to be mended.
+    lost_at: Option<Instant>,
+    ever_joined: bool,
+    me: Option<Me>,
+    peers: BTreeMap<ParticipantId, Peer>,
+    chat: Chat,
+    clock: ClockSync,
+    published_clock: Option<pb::Clock>,
+    ping_at: Option<Instant>,
+    pings: u32,
+    output: VecDeque<Output>,
+}
+
+/// How to join.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The room.
+    pub room: RoomName,
+    /// What the others see.
+    pub name: DisplayName,
+    /// What may be sent; each gets a track id.
+    pub publish: Vec<pb::TrackKind>,
+    /// What to receive.
+    pub subscriptions: pb::Subscriptions,
+    /// What to show beside the name.
+    pub media_state: pb::MediaState,
+    /// Program and version.
+    pub agent: String,
+    /// A random number for this run of the program.
+    pub instance: u64,
+}
+
+/// The participant that this session is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// Its number in the room.
+    pub id: ParticipantId,
+    /// Its tracks, in the order of [`Settings::publish`].
+    pub tracks: Vec<(TrackId, pb::TrackKind)>,
+}
+
+/// Another participant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// Its number in the room.
+    pub id: ParticipantId,
+    /// Its name, safe to show.
+    pub name: DisplayName,
+    /// Its tracks.
+    pub tracks: Vec<(TrackId, pb::TrackKind)>,
+    /// Microphone muted.
+    pub muted: bool,
+    /// Camera off.
+    pub camera_off: bool,
+    clock: Option<pb::Clock>,
+}
+
+/// A line of chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatLine {
+    /// Made by its author.
+    pub id: ChatId,
+    /// Its place in the room's order.
+    pub seq: u64,
+    /// Its author.
+    pub participant: ParticipantId,
+    /// Its author's name when it was written.
+    pub name: String,
+    /// The text.
+    pub text: String,
+    /// When the relay stored it, milliseconds since 1970.
+    pub sent_ms: u64,
+}
+
+/// What [`Session::poll_output`] hands out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Connect to the relay, then call [`Session::handle_connected`] or [`Session::handle_disconnected`].
+    Connect,
+    /// Write this to the control stream.
+    Control(pb::ClientControl),
+    /// Write this to the chat stream.
+    Chat(pb::ChatUp),
+    /// Tell the rest of the program.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The room took us in, for the first time or (`gap`: how long there was no connection) again. All peers of
+    /// before have left, those of now follow.
+    Joined {
+        /// Who we are now.
+        me: Me,
+        /// How long there was no connection; none the first time.
+        gap: Option<Duration>,
+    },
+    /// Somebody is here.
+    PeerJoined(Peer),
+    /// Something about them changed.
+    PeerChanged(Peer),
+    /// Somebody is gone.
+    PeerLeft(ParticipantId),
+    /// A new line of chat, each exactly once and in the room's order.
+    Chat(ChatLine),
+    /// The relay has stored what we said, under this number.
+    ChatStored(ChatId, u64),
+    /// The relay will not store what we said.
+    ChatRefused(ChatId, pb::RefusalReason),
+    /// Somebody needs a key frame of this track of ours.
+    KeyFrameRequested(TrackId),
+    /// The connection is lost; it is being made again.
+    Reconnecting(String),
+    /// The session is over.
+    Ended(End),
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The relay could not be reached.
+    Unreachable(String),
+    /// The relay does not want this client.
+    Refused(CloseCode),
+    /// The relay is not the one that is trusted, or trust could not be established; connecting again will not help.
+    Untrusted(String),
+}
+
+/// Why a connection could not be made or was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Closed by the relay with a code.
+    Closed(CloseCode),
+    /// The relay's key is not the pinned one, or the like.
+    Untrusted(String),
+    /// Anything else, in words.
+    Network(String),
+}
+
+/// Why a text cannot be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SayError {
+    /// Nothing but white space.
+    #[error("the message is empty")]
+    Empty,
+    /// Longer than [`MAX_CHAT_TEXT`].
+    #[error("the message is longer than {MAX_CHAT_TEXT} bytes")]
+    TooLong,
+    /// [`MAX_OUTBOX`] messages wait for the relay.
+    #[error("{MAX_OUTBOX} messages are waiting to be sent")]
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting { until: Instant, attempt: u32 },
+    Connecting { attempt: u32 },
+    Joining,
+    Joined,
+    Over,
+}
+
+/// The room's chat as far as this client has it.
+#[derive(Debug, Default)]
+struct Chat {
+    history: u64,
+    last_seq: u64,
+    outbox: VecDeque<pb::Post>,
+}
+
+impl Session {
+    /// A session that wants to connect at once.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let hello = pb::Hello {
+            room: settings.room.as_str().into(),
+            name: settings.name.as_str().into(),
+            publish: settings.publish.into_iter().map(i32::from).collect(),
+            subscriptions: Some(settings.subscriptions),
+            media_state: Some(settings.media_state),
+            agent: settings.agent,
+            instance: settings.instance,
+        };
+        Self {
+            hello,
+            state: State::Connecting { attempt: 0 },
+            lost_at: None,
+            ever_joined: false,
+            me: None,
+            peers: BTreeMap::new(),
+            chat: Chat::default(),
+            clock: ClockSync::default(),
+            published_clock: None,
+            ping_at: None,
+            pings: 0,
+            output: VecDeque::from([Output::Connect]),
+        }
+    }
+
+    /// The connection is made.
+    pub fn handle_connected(&mut self) {
+        if !matches!(self.state, State::Connecting { .. }) {
+            return;
+        }
+        self.state = State::Joining;
+        self.control(pb::client_control::Body::Hello(self.hello.clone()));
+        let resume = pb::Resume { history: self.chat.history, after_seq: self.chat.last_seq };
+        self.output.push_back(chat_up(pb::chat_up::Body::Resume(resume)));
+        let posts: Vec<pb::Post> = self.chat.outbox.iter().cloned().collect();
+        self.output.extend(posts.into_iter().map(|post| chat_up(pb::chat_up::Body::Post(post))));
+    }
+
+    /// The connection could not be made or is lost.
+    pub fn handle_disconnected(&mut self, now: Instant, loss: Loss) {
+        let attempt = match self.state {
+            State::Over | State::Waiting { .. } => return,
+            State::Connecting { attempt } => attempt + 1,
+            State::Joining | State::Joined => 1,
+        };
+        let end = match &loss {
+            Loss::Closed(code) if !code.is_temporary() => Some(End::Refused(*code)),
+            Loss::Untrusted(why) => Some(End::Untrusted(why.clone())),
+            Loss::Closed(code) if !self.ever_joined => Some(End::Refused(*code)),
+            Loss::Network(why) if !self.ever_joined => Some(End::Unreachable(why.clone())),
+            Loss::Closed(_) | Loss::Network(_) => None,
+        };
+        self.ping_at = None;
+        if let Some(end) = end {
+            self.state = State::Over;
+            return self.event(Event::Ended(end));
+        }
+        if self.lost_at.is_none() {
+            self.lost_at = Some(now);
+            self.event(Event::Reconnecting(match loss {
+                Loss::Closed(code) => code.reason().into(),
+                Loss::Network(why) | Loss::Untrusted(why) => why,
+            }));
+        }
+        let wait = FIRST_RETRY.saturating_mul(1 << (attempt - 1).min(8)).min(LAST_RETRY);
+        self.state = State::Waiting { until: now + wait, attempt };
+    }
+
+    /// Takes a message from the control stream. `at` is the media clock's time.
+    pub fn handle_control(&mut self, now: Instant, at: MediaTime, message: pb::RelayControl) {
+        use pb::relay_control::Body;
+        match message.body {
+            Some(Body::Welcome(welcome)) => self.handle_welcome(now, welcome),
+            Some(Body::Participant(p)) => {
+                let Some(peer) = peer(p) else { return };
+                let known = self.peers.insert(peer.id, peer.clone());
+                match known {
+                    None => self.event(Event::PeerJoined(peer)),
+                    Some(old) if old != peer => self.event(Event::PeerChanged(peer)),
+                    Some(_) => {}
+                }
+            }
+            Some(Body::Left(left)) => {
+                let id = ParticipantId(left.participant);
+                if self.peers.remove(&id).is_some() {
+                    self.event(Event::PeerLeft(id));
+                }
+            }
+            Some(Body::KeyFrameRequest(request)) => {
+                let ours = |t: &&(TrackId, pb::TrackKind)| u32::from(t.0.0) == request.track;
+                if let Some((track, _)) = self.me.iter().flat_map(|m| &m.tracks).find(ours) {
+                    let track = *track;
+                    self.event(Event::KeyFrameRequested(track));
+                }
+            }
+            Some(Body::ClockPong(pong)) => {
+                self.clock.handle_pong(at, &pong);
+                self.publish_clock();
+            }
+            None => {}
+        }
+    }
+
+    /// Takes a message from the chat stream.
+    pub fn handle_chat(&mut self, message: pb::ChatDown) {
+        use pb::chat_down::Body;
+        match message.body {
+            Some(Body::History(history)) => {
+                if history.id != self.chat.history {
+                    self.chat.history = history.id;
+                    self.chat.last_seq = 0;
+                }
+                self.chat.last_seq = self.chat.last_seq.max(history.after_seq);
+            }
+            Some(Body::Line(line)) if line.seq > self.chat.last_seq => {
+                self.chat.last_seq = line.seq;
+                if let Ok(id) = <[u8; 16]>::try_from(&line.id[..]) {
+                    self.event(Event::Chat(ChatLine {
+                        id: ChatId(id),
+                        seq: line.seq,
+                        participant: ParticipantId(line.participant),
+                        name: line.name,
+                        text: line.text,
+                        sent_ms: line.sent_ms,
+                    }));
+                }
+            }
+            Some(Body::Ack(ack)) => {
+                if let Some(id) = self.settle(&ack.id) {
+                    self.event(Event::ChatStored(id, ack.seq));
+                }
+            }
+            Some(Body::Refusal(refusal)) => {
+                if let Some(id) = self.settle(&refusal.id) {
+                    self.event(Event::ChatRefused(id, refusal.reason()));
+                }
+            }
+            Some(Body::Line(_)) | None => {}
+        }
+    }
+
+    /// Says something. It is sent now or when there is a connection again, and reported as
+    /// [`Event::ChatStored`] or [`Event::ChatRefused`]. `id` must be random.
+    pub fn say(&mut self, id: ChatId, text: &str) -> Result<(), SayError> {
+        let text = text.trim_end();
+        if text.is_empty() {
+            return Err(SayError::Empty);
+        }
+        if text.len() > MAX_CHAT_TEXT {
+            return Err(SayError::TooLong);
+        }
+        if self.chat.outbox.len() >= MAX_OUTBOX {
+            return Err(SayError::Full);
+        }
+        let post = pb::Post { id: id.0.to_vec(), text: text.into() };
+        self.chat.outbox.push_back(post.clone());
+        if matches!(self.state, State::Joining | State::Joined) {
+            self.output.push_back(chat_up(pb::chat_up::Body::Post(post)));
+        }
+        Ok(())
+    }
+
+    /// Shows the others whether the microphone is muted and the camera off.
+    pub fn set_media_state(&mut self, state: pb::MediaState) {
+        if self.hello.media_state.replace(state) != Some(state) && self.state == State::Joined {
+            self.control(pb::client_control::Body::MediaState(state));
+        }
+    }
+
+    /// Asks for a key frame of somebody's track.
+    pub fn request_key_frame(&mut self, track: TrackId) {
+        if self.state == State::Joined {
+            let request = pb::KeyFrameRequest { track: track.0.into() };
+            self.control(pb::client_control::Body::KeyFrameRequest(request));
+        }
+    }
+
+    /// Says goodbye; the connection can be closed when the output is written.
+    pub fn leave(&mut self) {
+        if matches!(self.state, State::Joining | State::Joined) {
+            self.control(pb::client_control::Body::Goodbye(pb::Goodbye {}));
+        }
+        self.state = State::Over;
+    }
+
+    /// Call when the time of [`Self::poll_timeout`] has come. `at` is the media clock's time.
+    pub fn handle_timeout(&mut self, now: Instant, at: MediaTime) {
+        if let State::Waiting { until, attempt } = self.state
+            && until <= now
+        {
+            self.state = State::Connecting { attempt };
+            self.output.push_back(Output::Connect);
+        }
+        if self.ping_at.is_some_and(|t| t <= now) {
+            self.control(pb::client_control::Body::ClockPing(pb::ClockPing { sent_us: at.as_micros() }));
+            self.pings = self.pings.saturating_add(1);
+            self.ping_at = Some(now + if self.pings < FAST_PINGS { FAST_PING } else { SLOW_PING });
+        }
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.output.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let retry = match self.state {
+            State::Waiting { until, .. } => Some(until),
+            _ => None,
+        };
+        [retry, self.ping_at].into_iter().flatten().min()
+    }
+
+    /// What to add to a peer's media time, in microseconds, to get a time of the local media clock; none while it is unknown.
+    #[must_use]
+    pub fn clock_difference(&self, peer: ParticipantId) -> Option<i64> {
+        Some(clock::difference(self.clock.best()?, self.peers.get(&peer)?.clock?))
+    }
+
+    fn handle_welcome(&mut self, now: Instant, welcome: pb::Welcome) {
+        let Some(you) = welcome.you.filter(|_| self.state == State::Joining) else { return };
+        let me = Me { id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
+        self.state = State::Joined;
+        self.ever_joined = true;
+        self.me = Some(me.clone());
+        let gone: Vec<ParticipantId> = std::mem::take(&mut self.peers).into_keys().collect();
+        gone.into_iter().for_each(|id| self.event(Event::PeerLeft(id)));
+        let gap = self.lost_at.take().map(|t| now.saturating_duration_since(t));
+        self.event(Event::Joined { me, gap });
+        for peer in welcome.others.into_iter().filter_map(peer) {
+            self.peers.insert(peer.id, peer.clone());
+            self.event(Event::PeerJoined(peer));
+        }
+        // The relay may be another process with another clock than before.
+        (self.clock, self.published_clock) = (ClockSync::default(), None);
+        (self.pings, self.ping_at) = (0, Some(now));
+    }
+
+    /// Tells the others about our clock when that is news to them.
+    fn publish_clock(&mut self) {
+        let Some(best) = self.clock.best() else { return };
+        let news = |p: pb::Clock| {
+            p.offset_us.abs_diff(best.offset_us) > CLOCK_NEWS_US || best.error_us < p.error_us / 2
+        };
+        if self.published_clock.is_none_or(news) {
+            self.published_clock = Some(best);
+            self.control(pb::client_control::Body::Clock(best));
+        }
+    }
+
+    /// Takes a post out of the outbox that the relay has decided on.
+    fn settle(&mut self, id: &[u8]) -> Option<ChatId> {
+        let at = self.chat.outbox.iter().position(|p| p.id == id)?;
+        self.chat.outbox.remove(at);
+        <[u8; 16]>::try_from(id).ok().map(ChatId)
+    }
+
+    fn control(&mut self, body: pb::client_control::Body) {
+        self.output.push_back(Output::Control(pb::ClientControl { body: Some(body) }));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.output.push_back(Output::Event(event));
+    }
+}
+
+const fn chat_up(body: pb::chat_up::Body) -> Output {
+    Output::Chat(pb::ChatUp { body: Some(body) })
+}
+
+/// A peer as the relay tells of it; none when its name is none, which no honest relay sends.
+fn peer(p: pb::Participant) -> Option<Peer> {
+    let state = p.media_state.unwrap_or_default();
+    Some(Peer {
+        id: ParticipantId(p.id),
+        name: DisplayName::parse(&p.name).ok()?,
+        tracks: tracks(&p.tracks),
+        muted: state.muted,
+        camera_off: state.camera_off,
+        clock: p.clock,
+    })
+}
+
+fn tracks(tracks: &[pb::Track]) -> Vec<(TrackId, pb::TrackKind)> {
+    tracks.iter().filter_map(|t| Some((TrackId(u16::try_from(t.id).ok()?), t.kind()))).collect()
+}
+
+/// Messages that may wait for a connection; more would be a sign that nobody will come back.
+pub const MAX_OUTBOX: usize = 100;
+/// The first wait before connecting again: a relay that restarts is there again within some milliseconds.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// The longest wait: who returns from a tunnel should not look at a frozen window for long.
+const LAST_RETRY: Duration = Duration::from_secs(2);
+/// Pings soon after joining, so that delays are known within half a second.
+const FAST_PINGS: u32 = 5;
+const FAST_PING: Duration = Duration::from_millis(100);
+/// Pings after that follow the drift of the clocks.
+const SLOW_PING: Duration = Duration::from_secs(5);
+/// A change of the offset that the others should hear of: below what anybody sees or hears.
+const CLOCK_NEWS_US: u64 = 1_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        room: RoomName::parse("lobby").expect("a name"),
+        name: DisplayName::parse("ann").expect("a name"),
+        publish: vec![pb::TrackKind::Camera],
+        subscriptions: pb::Subscriptions { audio: true, video: true },
+        media_state: pb::MediaState::default(),
+        agent: "test".into(),
+        instance: 1,
+    }
+}
+
+fn drain(s: &mut Session) -> Vec<Output> {
+    std::iter::from_fn(|| s.poll_output()).collect()
+}
+
+fn events(s: &mut Session) -> Vec<Event> {
+    drain(s).into_iter().filter_map(|o| if let Output::Event(e) = o { Some(e) } else { None }).collect()
+}
+
+fn posts(outputs: &[Output]) -> Vec<u8> {
+    let post = |o: &Output| match o {
+        Output::Chat(pb::ChatUp { body: Some(pb::chat_up::Body::Post(p)) }) => Some(p.id[0]),
+        _ => None,
+    };
+    outputs.iter().filter_map(post).collect()
+}
+
+fn relay(s: &mut Session, now: Instant, body: pb::relay_control::Body) {
+    s.handle_control(now, MediaTime::default(), pb::RelayControl { body: Some(body) });
+}
+
+fn chat(s: &mut Session, body: pb::chat_down::Body) {
+    s.handle_chat(pb::ChatDown { body: Some(body) });
+}
+
+fn line(seq: u64) -> pb::chat_down::Body {
+    pb::chat_down::Body::Line(pb::Line {
+        seq,
+        id: vec![seq as u8; 16],
+        text: "hi".into(),
+        ..pb::Line::default()
+    })
+}
+
+fn participant(id: u32, name: &str) -> pb::Participant {
+    pb::Participant {
+        id,
+        name: name.into(),
+        tracks: vec![pb::Track { id: id * 10, kind: 1 }],
+        ..Default::default()
+    }
+}
+
+fn welcome(s: &mut Session, now: Instant, you: u32, others: &[(u32, &str)]) {
+    s.handle_connected();
+    let others = others.iter().map(|(id, name)| participant(*id, name)).collect();
+    relay(
+        s,
+        now,
+        pb::relay_control::Body::Welcome(pb::Welcome { you: Some(participant(you, "ann")), others }),
+    );
+}
+
+fn joined(now: Instant) -> Session {
+    let mut s = Session::new(settings());
+    welcome(&mut s, now, 1, &[(2, "bob")]);
+    drain(&mut s);
+    s
+}
+
+#[test]
+fn joining_says_hello_and_tells_who_is_there() {
+    let mut s = Session::new(settings());
+    assert_eq!(drain(&mut s), [Output::Connect]);
+    s.handle_connected();
+    let outputs = drain(&mut s);
+    assert!(
+        matches!(&outputs[0], Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::Hello(h)) }) if h.name == "ann")
+    );
+    assert!(
+        matches!(&outputs[1], Output::Chat(pb::ChatUp { body: Some(pb::chat_up::Body::Resume(r)) }) if r.after_seq == 0)
+    );
+    let now = Instant::now();
+    let welcome = pb::Welcome {
+        you: Some(participant(1, "ann")),
+        others: vec![participant(2, "bob"), participant(3, "\u{202e}")],
+    };
+    relay(&mut s, now, pb::relay_control::Body::Welcome(welcome));
+    let events = events(&mut s);
+    assert!(
+        matches!(&events[0], Event::Joined { me, gap: None } if me.id == ParticipantId(1) && me.tracks == [(TrackId(10), pb::TrackKind::Camera)])
+    );
+    assert!(matches!(&events[1], Event::PeerJoined(p) if p.name.as_str() == "bob"));
+    assert_eq!(events.len(), 2, "a name that misleads is not shown");
+}
+
+#[test]
+fn a_wrong_address_ends_the_session_but_a_lost_call_is_mended() {
+    let now = Instant::now();
+    let mut s = Session::new(settings());
+    drain(&mut s);
+    s.handle_disconnected(now, Loss::Network("timed out".into()));
+    assert_eq!(events(&mut s), [Event::Ended(End::Unreachable("timed out".into()))]);
+
+    let mut s = joined(now);
+    s.handle_disconnected(now, Loss::Network("timed out".into()));
+    assert_eq!(events(&mut s), [Event::Reconnecting("timed out".into())]);
+    let mut at = now;
+    for wait in [50, 100, 200, 400, 800, 1600, 2000, 2000] {
+        let due = s.poll_timeout().expect("it tries again");
+        assert_eq!(due - at, Duration::from_millis(wait));
+        at = due;
+        s.handle_timeout(at, MediaTime::default());
+        assert_eq!(drain(&mut s), [Output::Connect]);
+        s.handle_disconnected(at, Loss::Network("refused".into()));
+        assert_eq!(drain(&mut s), [], "the user has been told");
+    }
+    at = s.poll_timeout().expect("it tries again");
+    s.handle_timeout(at, MediaTime::default());
+    drain(&mut s);
+    welcome(&mut s, at, 7, &[(2, "eve")]);
+    let events = events(&mut s);
+    assert_eq!(events[0], Event::PeerLeft(ParticipantId(2)), "the same number may be somebody else now");
+    assert!(matches!(&events[1], Event::Joined { gap: Some(gap), .. } if *gap == at - now));
+    assert!(matches!(&events[2], Event::PeerJoined(p) if p.name.as_str() == "eve"));
+}
+
+#[test]
+fn a_refusal_and_a_changed_key_end_the_session() {
+    let now = Instant::now();
+    for (loss, end) in [
+        (Loss::Closed(CloseCode::RoomFull), End::Refused(CloseCode::RoomFull)),
+        (Loss::Untrusted("key".into()), End::Untrusted("key".into())),
+    ] {
+        let mut s = joined(now);
+        s.handle_disconnected(now, loss);
+        assert_eq!(events(&mut s), [Event::Ended(end)]);
+        assert_eq!(s.poll_timeout(), None);
+    }
+    let mut s = joined(now);
+    s.handle_disconnected(now, Loss::Closed(CloseCode::ShuttingDown));
+    assert!(matches!(&events(&mut s)[..], [Event::Reconnecting(_)]));
+}
+
+#[test]
+fn what_was_not_acknowledged_is_said_again() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    (1..=3).for_each(|n| s.say(ChatId([n; 16]), "hi").expect("room"));
+    assert_eq!(posts(&drain(&mut s)), [1, 2, 3]);
+    chat(&mut s, pb::chat_down::Body::Ack(pb::Ack { id: vec![1; 16], seq: 8 }));
+    chat(&mut s, pb::chat_down::Body::Refusal(pb::Refusal { id: vec![2; 16], reason: 3 }));
+    assert_eq!(
+        events(&mut s),
+        [
+            Event::ChatStored(ChatId([1; 16]), 8),
+            Event::ChatRefused(ChatId([2; 16]), pb::RefusalReason::TooFast)
+        ]
+    );
+    s.handle_disconnected(now, Loss::Network("lost".into()));
+    s.say(ChatId([4; 16]), "while away").expect("room");
+    assert_eq!(posts(&drain(&mut s)), []);
+    s.handle_timeout(now + FIRST_RETRY, MediaTime::default());
+    s.handle_connected();
+    assert_eq!(posts(&drain(&mut s)), [3, 4]);
+}
+
+#[test]
+fn lines_come_once_and_a_new_history_starts_over() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    chat(&mut s, pb::chat_down::Body::History(pb::History { id: 5, after_seq: 0 }));
+    [1, 2, 2, 1, 3].into_iter().for_each(|seq| chat(&mut s, line(seq)));
+    let seqs = |s: &mut Session| -> Vec<u64> {
+        events(s)
+            .into_iter()
+            .filter_map(|e| if let Event::Chat(l) = e { Some(l.seq) } else { None })
+            .collect()
+    };
+    assert_eq!(seqs(&mut s), [1, 2, 3]);
+    s.handle_disconnected(now, Loss::Network("lost".into()));
+    s.handle_timeout(now + FIRST_RETRY, MediaTime::default());
+    s.handle_connected();
+    let resumes = drain(&mut s);
+    assert!(resumes.iter().any(|o| matches!(o, Output::Chat(pb::ChatUp { body: Some(pb::chat_up::Body::Resume(r)) }) if (r.history, r.after_seq) == (5, 3))));
+    chat(&mut s, pb::chat_down::Body::History(pb::History { id: 6, after_seq: 0 }));
+    chat(&mut s, line(1));
+    assert_eq!(seqs(&mut s), [1]);
+}
+
+#[test]
+fn texts_that_cannot_be_said_are_refused_at_once() {
+    let mut s = joined(Instant::now());
+    assert_eq!(s.say(ChatId([0; 16]), " \n"), Err(SayError::Empty));
+    assert_eq!(s.say(ChatId([0; 16]), &"x".repeat(MAX_CHAT_TEXT + 1)), Err(SayError::TooLong));
+    (0..MAX_OUTBOX).for_each(|n| s.say(ChatId([n as u8; 16]), "hi").expect("room"));
+    assert_eq!(s.say(ChatId([200; 16]), "hi"), Err(SayError::Full));
+}
+
+#[test]
+fn clocks_are_measured_published_and_compared() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    assert_eq!(s.clock_difference(ParticipantId(2)), None);
+    let due = s.poll_timeout().expect("a ping");
+    s.handle_timeout(due, MediaTime::from_micros(1000));
+    assert!(
+        matches!(&drain(&mut s)[..], [Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::ClockPing(p)) })] if p.sent_us == 1000)
+    );
+    let pong = pb::relay_control::Body::ClockPong(pb::ClockPong { sent_us: 1000, relay_us: 51_100 });
+    s.handle_control(due, MediaTime::from_micros(1200), pb::RelayControl { body: Some(pong) });
+    let clock = pb::Clock { offset_us: 50_000, error_us: 100 };
+    assert_eq!(
+        drain(&mut s),
+        [Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::Clock(clock)) })]
+    );
+    let theirs = pb::Clock { offset_us: -7_000_000, error_us: 50 };
+    relay(
+        &mut s,
+        due,
+        pb::relay_control::Body::Participant(pb::Participant {
+            clock: Some(theirs),
+            ..participant(2, "bob")
+        }),
+    );
+    assert_eq!(s.clock_difference(ParticipantId(2)), Some(-7_050_000));
+}
+
+#[test]
+fn only_our_own_tracks_are_asked_of_us() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    for track in [10, 20, u32::MAX] {
+        relay(&mut s, now, pb::relay_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track }));
+    }
+    assert_eq!(events(&mut s), [Event::KeyFrameRequested(TrackId(10))]);
+}

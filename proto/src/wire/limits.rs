@@ -1,0 +1,49 @@
+//! What either side must refuse, and what neither side may exceed.
+
+use std::time::Duration;
+
+/// Largest media datagram. Fits QUIC at the minimum MTU of 1200 bytes (1162 usable) and WebTransport on top of it.
+pub const MAX_DATAGRAM: usize = 1100;
+
+/// Most fragments of one frame: 270 kB, four times the largest 1080p key frame that the encoder's limits allow.
+pub const MAX_FRAGMENTS: u16 = 256;
+
+/// Largest message on a control or chat stream. The largest legitimate one is the welcome to a full room:
+/// [`MAX_PARTICIPANTS`] entries of at most about 150 bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Largest hello, the only message that a stranger can make the relay read.
+pub const MAX_HELLO: usize = 4 * 1024;
+
+/// Most participants of one room.
+pub const MAX_PARTICIPANTS: usize = 256;
+
+/// Most tracks that one participant may publish.
+pub const MAX_TRACKS: usize = 4;
+
+/// Longest chat text in bytes of UTF-8: a few paragraphs.
+pub const MAX_CHAT_TEXT: usize = 2000;
+
+/// Chat lines that a relay keeps for late joiners, a day of a talkative team.
+pub const CHAT_HISTORY: usize = 1000;
+
+/// Chat posts a second that a participant may keep up, and how many may come at once (a reconnecting client sends
+/// what it could not send before).
+pub const CHAT_RATE: (u32, u32) = (5, 50);
+
+/// Control messages a second, and at once. A client sends a few a second: clock pings, key-frame requests.
+pub const CONTROL_RATE: (u32, u32) = (50, 200);
+
+/// Media bytes a second that a relay takes from one participant, and at once: 20 Mb/s is beyond what any encoder
+/// setting of ours sends; the burst holds a large key frame.
+pub const MEDIA_RATE: (u32, u32) = (2_500_000, 600_000);
+
+/// Time for a client to send its hello after the handshake.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection on which nothing was heard for so long is gone.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How often a client shows that it is there when it has nothing to send. A third of the idle timeout: one or two
+/// lost packets do no harm.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(2500);

@@ -1,0 +1,75 @@
+//! The vchat protocol, version 1: the normative specification. `docs/protocol.md` explains it with examples.
+//!
+//! # Connection
+//! QUIC version 1 with TLS 1.3 and ALPN `vchat/1`. Both sides present a self-signed Ed25519 certificate; a side is
+//! known by the SHA-256 of its SubjectPublicKeyInfo (SPKI pin). No 0-RTT and no resumption: both would skip the check
+//! of the pin. The client keeps the connection alive ([`limits::KEEP_ALIVE`]); either side gives it up after
+//! [`limits::IDLE_TIMEOUT`]. A side closes with a [`close::CloseCode`]; before it leaves, a client sends `Goodbye`.
+//!
+//! # Streams
+//! The client opens two bidirectional streams and writes a type byte as the first byte of each: [`STREAM_CONTROL`],
+//! then [`STREAM_CHAT`]. The relay writes no type byte. After it, both directions carry messages, each preceded by its
+//! length as a protobuf varint ([`framing`]): `ClientControl`/`RelayControl` and `ChatUp`/`ChatDown` of
+//! `vchat.proto` (proto3; unknown fields and unknown bodies are ignored, so that later versions can add some).
+//!
+//! ```text
+//! client                                relay
+//!   | control: Hello                      |   within HELLO_TIMEOUT, at most MAX_HELLO bytes
+//!   |                     Welcome :control|   the client's id, its track ids, everybody else
+//!   | chat: Resume                        |
+//!   |              History, Line... :chat |   what the client missed, in order
+//!   | datagrams                 datagrams |
+//!   | control: MediaState, ...            |
+//!   |        Participant, Left... :control|
+//!   | chat: Post                          |
+//!   |           Ack to it, Line to all    |
+//!   | control: Goodbye, close             |
+//! ```
+//!
+//! A `Post` carries an id made by its client. The relay stores a post once, numbers it (`seq`, counting by one from 1 in
+//! each history) and then acknowledges it to its author and sends the line to everybody, the author included, in the
+//! order of the numbers. A client sends a post that was not acknowledged again after a reconnect. A history has a random
+//! id; when it differs from the one the client knew (the relay lost its memory), the client starts from the beginning.
+//!
+//! # Media datagrams
+//! One QUIC datagram carries one fragment of one frame. Big endian:
+//!
+//! ```text
+//!  byte  0 1   hop sequence: counts the media datagrams of this connection and direction   } hop prefix
+//!        2     kind: 1 video (AV1 temporal unit), 2 audio (Opus, 10 ms, 48 kHz)            } end to end,
+//!        3 4   track                                                                       } forwarded
+//!        5-8   frame: counts the frames of the track, wraps                                } unchanged
+//!        9 10  index of the fragment, from 0
+//!       11 12  count of fragments, 1..=256; audio: 1
+//!       13     bit 0 key frame (video), 1 discardable, 2-4 temporal layer, 5-6 spatial layer, 7 zero
+//!       14 15  how many frames back the frame lies that this one depends on; 0 for key frames and audio
+//!       16-21  capture time, microseconds of the sender's media clock
+//!       22-    payload, at least one byte; the frame is the payloads in the order of their indexes
+//! ```
+//!
+//! A datagram has at most [`limits::MAX_DATAGRAM`] bytes. Unknown kinds are ignored. A frame may be decoded when the frame
+//! it depends on has been decoded; a receiver that waits in vain asks for a key frame. A relay drops frames whole and,
+//! after a drop, everything that depends on it.
+//!
+//! # Clocks
+//! All capture times of one participant are of one clock with an arbitrary zero. Each client measures how its media
+//! clock relates to the relay's (`ClockPing`, `ClockPong`; Cristian's algorithm: the relay's time belongs to the middle of
+//! the shortest round trip) and publishes that as `Clock`, so that a receiver can tell how old a picture is.
+//! Clients on one machine use the same clock (their offsets agree within the error) and compare times directly.
+
+pub mod close;
+pub mod datagram;
+pub mod framing;
+pub mod limits;
+
+/// The messages of `vchat.proto`.
+#[allow(missing_docs, clippy::all, clippy::use_self)]
+pub mod pb {
+    include!(concat!(env!("OUT_DIR"), "/vchat.v1.rs"));
+}
+
+/// First byte of the control stream.
+pub const STREAM_CONTROL: u8 = 1;
+
+/// First byte of the chat stream.
+pub const STREAM_CHAT: u8 = 2;
