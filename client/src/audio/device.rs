@@ -1,5 +1,10 @@
 //! Finding microphones and speakers, and the settings under which they are opened.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
 use cpal::traits::{DeviceTrait, HostTrait};
 use cpal::{BufferSize, SampleFormat, StreamConfig, SupportedBufferSize, SupportedStreamConfigRange};
 
@@ -72,6 +77,47 @@ pub(super) fn find(kind: Kind, name: Option<&str>, period: u32) -> Result<Found,
         reason: one_line(&e),
     })?;
     Ok(Found { device, name, config, format })
+}
+
+/// Tells when a device disappears from the sound server. Ends (within a second) when dropped.
+///
+/// PulseAudio moves the streams of a device that was unplugged to another one, without a word. For a microphone that
+/// other one may be the monitor of the loudspeaker, which would send the call back into itself.
+pub(super) struct Watch(Arc<AtomicBool>);
+
+impl Watch {
+    /// Watches `device`; its end goes to `gone`. Does nothing on ALSA, where listing devices means opening them and
+    /// a stream reports its end by itself.
+    pub(super) fn start(device: &cpal::Device, kind: Kind, gone: SyncSender<String>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch = Self(stop.clone());
+        let Some(id) = device.id().ok().filter(|id| id.host() == cpal::HostId::PulseAudio) else {
+            return watch;
+        };
+        let run = move || {
+            let host = cpal::default_host();
+            while !stop.load(Ordering::Relaxed) {
+                let devices = all(&host, kind);
+                // An empty list is a server that does not answer: the stream notices that itself.
+                if !devices.is_empty() && !devices.iter().any(|d| d.id().is_ok_and(|other| other == id)) {
+                    // Whoever listens has heard of an end already when this does not fit.
+                    let _ = gone.try_send("it was removed from the sound server".to_owned());
+                    return;
+                }
+                std::thread::sleep(WATCH_PERIOD);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("audio-watch".to_owned()).spawn(run) {
+            tracing::warn!(%error, "the microphone is not watched");
+        }
+        watch
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A cpal error without line breaks.
@@ -154,3 +200,6 @@ fn settings(
     };
     Ok((StreamConfig { channels: range.channels(), sample_rate, buffer_size }, range.sample_format()))
 }
+
+/// A sound from the wrong source for a second is tolerable; the question costs the server next to nothing.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);

@@ -238,6 +238,7 @@ impl Player {
 
     fn feed(&mut self) -> Result<(), AudioError> {
         let now = self.clock.now();
+        self.sink.check(now)?;
         while self.sink.wants(now) {
             let (mix, voices) = self.mixer.mix(now, self.sink.heard(now));
             self.sink.write(&mix, voices)?;
