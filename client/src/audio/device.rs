@@ -36,7 +36,7 @@ pub struct DeviceInfo {
 /// Both lists are empty on a machine without sound.
 #[must_use]
 pub fn devices() -> Devices {
-    let host = cpal::default_host();
+    let Some(host) = host() else { return Devices::default() };
     let list = |kind: Kind| {
         let default = default_of(&host, kind).and_then(|d| d.id().ok());
         all(&host, kind)
@@ -64,7 +64,12 @@ pub(super) struct Found {
 
 /// Finds the device called `name`, or the default one.
 pub(super) fn find(kind: Kind, name: Option<&str>, period: u32) -> Result<Found, AudioError> {
-    let host = cpal::default_host();
+    let Some(host) = host() else {
+        return Err(match name {
+            Some(name) => AudioError::NoSuchDevice { kind, name: name.to_owned() },
+            None => AudioError::NoDevice { kind },
+        });
+    };
     let device = match name {
         Some(name) => named(all(&host, kind), name)
             .ok_or_else(|| AudioError::NoSuchDevice { kind, name: name.to_owned() })?,
@@ -95,7 +100,7 @@ impl Watch {
             return watch;
         };
         let run = move || {
-            let host = cpal::default_host();
+            let Some(host) = host() else { return };
             while !stop.load(Ordering::Relaxed) {
                 let devices = all(&host, kind);
                 // An empty list is a server that does not answer: the stream notices that itself.
@@ -123,6 +128,13 @@ impl Drop for Watch {
 /// A cpal error without line breaks.
 pub(super) fn one_line(error: &cpal::Error) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The sound system; none on a machine without a sound server and without sound cards, where ALSA would offer its
+/// plugins as devices and complain on stderr.
+fn host() -> Option<cpal::Host> {
+    let host = cpal::default_host();
+    (host.id() != cpal::HostId::Alsa || std::path::Path::new(ALSA_CARDS).exists()).then_some(host)
 }
 
 fn all(host: &cpal::Host, kind: Kind) -> Vec<cpal::Device> {
@@ -203,3 +215,5 @@ fn settings(
 
 /// A sound from the wrong source for a second is tolerable; the question costs the server next to nothing.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// Exists when the kernel drives a sound card.
+const ALSA_CARDS: &str = "/dev/snd";

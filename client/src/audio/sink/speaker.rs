@@ -280,8 +280,9 @@ const MAX_MARGIN: usize = BLOCK * 8;
 const RELAX_US: i64 = 30_000_000;
 /// Gain of a sample's step after an underrun: back within 2 ms.
 const FADE_STEP: f32 = 0.01;
-/// A device silent for two seconds is gone, whatever the sound system says.
-const SILENT_US: i64 = 2_000_000;
+/// A device silent for 5 s is gone, whatever the sound system says. Not less: a null sink of PulseAudio that was idle
+/// has rendered up to 2 s of silence ahead and takes nothing until that has passed.
+const SILENT_US: i64 = 5_000_000;
 /// A sound server that does not answer within 2 s does not work.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Beyond 20 ms a stamp is a new start (underrun, another device), not noise.

@@ -241,8 +241,9 @@ const POLLS: u32 = 20;
 /// The first tenth of a second is dropped: the sound system does not know its own latency yet, and hands over what it
 /// had in store, both of which would look like jitter to the listeners for seconds.
 const SETTLE_PART: u64 = 10;
-/// A device silent for two seconds is gone, whatever the sound system says.
-const SILENT_US: i64 = 2_000_000;
+/// A device silent for 5 s is gone, whatever the sound system says. Not less: the monitor of a null sink that was idle
+/// gives nothing for up to 2 s.
+const SILENT_US: i64 = 5_000_000;
 /// A sound server that does not answer within 2 s does not work.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Beyond 40 ms a stamp is a new start (samples were lost, the server moved us), not noise.
