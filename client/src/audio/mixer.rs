@@ -90,7 +90,7 @@ impl Mixer {
     }
 }
 
-/// Decoders held at once: far more than a room where everybody may speak, and 10 MB.
+/// Decoders held at once: far more than people who can be told apart by ear.
 const MAX_VOICES: usize = 256;
 
 #[cfg(test)]

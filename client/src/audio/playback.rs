@@ -100,23 +100,25 @@ impl Playback {
         clock: MediaClock,
         on_error: impl FnMut(AudioError) + Send + 'static,
     ) -> Result<Self, AudioError> {
-        let opened = sink::open(spec, clock)?;
         let (queue, news) = sync_channel(QUEUE);
         let handle = PlaybackHandle { queue, clock, dropped: Arc::default() };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut player = Player {
-            clock,
-            news,
-            stop: stop.clone(),
-            sink: opened.sink,
-            mixer: Mixer::default(),
-            dropped: handle.dropped.clone(),
-            on_error: Box::new(on_error),
+        let (spec, dropped, stopped) = (spec.clone(), handle.dropped.clone(), stop.clone());
+        let make = move || {
+            let opened = sink::open(&spec, clock)?;
+            let player = Player {
+                clock,
+                news,
+                stop: stopped,
+                sink: opened.sink,
+                mixer: Mixer::default(),
+                dropped,
+                on_error: Box::new(on_error),
+            };
+            Ok((player, opened.device))
         };
-        let thread =
-            std::thread::Builder::new().name("audio-playback".to_owned()).spawn(move || player.run());
-        let thread = thread.map_err(|e| AudioError::Thread(e.to_string()))?;
-        Ok(Self { handle, stop, device: opened.device, thread: Some(thread) })
+        let (thread, device) = super::spawn("audio-playback", make, |mut player: Player| player.run())?;
+        Ok(Self { handle, stop, device, thread: Some(thread) })
     }
 
     /// The way to give it packets.
@@ -238,6 +240,7 @@ impl Player {
 
     fn feed(&mut self) -> Result<(), AudioError> {
         let now = self.clock.now();
+        self.sink.check(now)?;
         while self.sink.wants(now) {
             let (mix, voices) = self.mixer.mix(now, self.sink.heard(now));
             self.sink.write(&mix, voices)?;
@@ -326,6 +329,19 @@ mod tests {
             let pcm: Vec<f32> =
                 reader.samples::<i16>().map(|s| f32::from(s.expect("a sample")) / 32768.0).collect();
             assert!(tone::find_chirps(&pcm).len() >= 2, "{file}: the chirps of three seconds");
+        }
+    }
+
+    #[test]
+    fn auto_starts_on_any_machine_and_none_still_decodes() {
+        let clock = MediaClock::new();
+        for spec in [SpeakerSpec::Auto, SpeakerSpec::None] {
+            let playback = Playback::start(&spec, clock, |_| {}).expect("starts");
+            let handle = playback.handle();
+            handle.packet(ParticipantId(3), FrameId(0), clock.now(), Bytes::from_static(&[8]));
+            let heard =
+                std::iter::from_fn(|| Some(handle.poll_stats())).take(100).find(|s| !s.peers.is_empty());
+            assert_eq!(heard.expect("a participant").peers[0].participant, ParticipantId(3));
         }
     }
 
