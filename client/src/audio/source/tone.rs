@@ -152,10 +152,10 @@ mod tests {
                 seed as f32 / u32::MAX as f32 - 0.5
             })
             .collect();
-        assert_eq!(find_chirps(&noise), []);
-        assert_eq!(find_chirps(&vec![0.0; 96_000]), []);
+        assert!(find_chirps(&noise).is_empty());
+        assert!(find_chirps(&vec![0.0; 96_000]).is_empty());
         let tone: Vec<f32> = (4_000..40_000).map(sample).collect();
-        assert_eq!(find_chirps(&tone), []);
-        assert_eq!(find_chirps(&[0.1; 10]), []);
+        assert!(find_chirps(&tone).is_empty());
+        assert!(find_chirps(&[0.1; 10]).is_empty());
     }
 }
