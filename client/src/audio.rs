@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 pub use self::capture::{AudioPacket, Capture};
 pub use self::device::{DeviceInfo, Devices, devices};
-pub use self::playback::{AudioDelay, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
+pub use self::playback::{Heard, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
 pub use self::source::tone;
 pub use self::spec::{MicSpec, SpeakerSpec, SpecError};
 

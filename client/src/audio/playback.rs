@@ -35,11 +35,9 @@ pub struct PlaybackHandle {
     dropped: Arc<AtomicU64>,
 }
 
-/// How long after its capture the sound of a participant is heard at this moment, for showing pictures in step.
-///
-/// A cheap shared value; the difference of two clocks when the participant is on another machine.
+/// What is heard of a participant at this moment: cheap values that the playback thread keeps up to date.
 #[derive(Clone, Debug)]
-pub struct AudioDelay(Arc<AtomicI64>);
+pub struct Heard(Arc<(AtomicI64, AtomicBool)>);
 
 /// What is known of the sound of one participant.
 #[derive(Clone, Debug)]
@@ -56,7 +54,7 @@ pub struct PeerAudio {
     pub buffer_ms: u32,
     /// How long it should wait, in milliseconds.
     pub target_ms: u32,
-    /// Capture to loudspeaker in microseconds, since the last poll; a difference of two clocks like [`AudioDelay`].
+    /// Capture to loudspeaker in microseconds, since the last poll; a difference of two clocks like [`Heard`].
     pub latency: Distribution,
     /// The same since the start.
     pub latency_total: Distribution,
@@ -81,7 +79,7 @@ pub struct PlaybackStats {
 
 enum News {
     Packet { at: MediaTime, from: ParticipantId, frame: FrameId, captured: MediaTime, payload: Bytes },
-    Joined { who: ParticipantId, name: String, delay: AudioDelay },
+    Joined { who: ParticipantId, name: String, heard: Heard },
     Left(ParticipantId),
     Deaf(bool),
     Poll(SyncSender<PlaybackStats>),
@@ -150,11 +148,11 @@ impl PlaybackHandle {
         self.tell(News::Packet { at: self.clock.now(), from, frame, captured, payload });
     }
 
-    /// A participant came; `name` names its file for `wav:`. Returns its delay, kept up to date from now on.
-    pub fn joined(&self, who: ParticipantId, name: &str) -> AudioDelay {
-        let delay = AudioDelay::default();
-        self.tell(News::Joined { who, name: name.to_owned(), delay: delay.clone() });
-        delay
+    /// A participant came; `name` names its file for `wav:`. Returns what is heard of it, kept up to date from now on.
+    pub fn joined(&self, who: ParticipantId, name: &str) -> Heard {
+        let heard = Heard::default();
+        self.tell(News::Joined { who, name: name.to_owned(), heard: heard.clone() });
+        heard
     }
 
     /// A participant went.
@@ -186,21 +184,32 @@ impl PlaybackHandle {
     }
 }
 
-impl Default for AudioDelay {
+impl Default for Heard {
     fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(NO_DELAY)))
+        Self(Arc::new((AtomicI64::new(NO_DELAY), AtomicBool::new(false))))
     }
 }
 
-impl AudioDelay {
-    /// Microseconds from capture to loudspeaker; none while the participant is silent.
+impl Heard {
+    /// Microseconds from capture to loudspeaker, for showing pictures in step; none while the participant is silent. The
+    /// difference of two clocks when the participant is on another machine.
     #[must_use]
-    pub fn micros(&self) -> Option<i64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|&us| us != NO_DELAY)
+    pub fn delay_us(&self) -> Option<i64> {
+        Some(self.0.0.load(Ordering::Relaxed)).filter(|&us| us != NO_DELAY)
     }
 
-    pub(super) fn set(&self, us: Option<i64>) {
-        self.0.store(us.unwrap_or(NO_DELAY), Ordering::Relaxed);
+    /// Whether the participant speaks.
+    #[must_use]
+    pub fn speaking(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_delay(&self, us: Option<i64>) {
+        self.0.0.store(us.unwrap_or(NO_DELAY), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_speaking(&self, speaking: bool) {
+        self.0.1.store(speaking, Ordering::Relaxed);
     }
 }
 
@@ -252,11 +261,11 @@ impl Player {
         match news {
             News::Packet { at, from, frame, captured, payload } => {
                 if !self.mixer.has(from) {
-                    self.join(from, &from.0.to_string(), AudioDelay::default());
+                    self.join(from, &from.0.to_string(), Heard::default());
                 }
                 self.mixer.receive(at, from, frame, captured, payload);
             }
-            News::Joined { who, name, delay } => self.join(who, &name, delay),
+            News::Joined { who, name, heard } => self.join(who, &name, heard),
             News::Left(who) => {
                 self.mixer.leave(who);
                 self.sink.left(who);
@@ -274,8 +283,8 @@ impl Player {
         }
     }
 
-    fn join(&mut self, who: ParticipantId, name: &str, delay: AudioDelay) {
-        match self.mixer.join(self.clock.now(), who, delay) {
+    fn join(&mut self, who: ParticipantId, name: &str, heard: Heard) {
+        match self.mixer.join(self.clock.now(), who, heard) {
             Ok(()) => self.sink.joined(who, name),
             Err(error) => tracing::warn!(%error, participant = who.0, "a participant is not heard"),
         }
@@ -302,7 +311,7 @@ mod tests {
         let playback = Playback::start(&SpeakerSpec::Wav(dir.path().to_owned()), clock, |e| panic!("{e}"));
         let playback = playback.expect("starts");
         let (ann, handle) = (ParticipantId(5), playback.handle());
-        let delay = handle.joined(ann, "ann");
+        let heard = handle.joined(ann, "ann");
         let (sender, mut id) = (handle.clone(), FrameId(u32::MAX - 100));
         let on_packet = move |packet: crate::audio::AudioPacket| {
             sender.packet(ann, id, packet.captured, packet.data);
@@ -316,7 +325,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
         }
         let stats = handle.poll_stats();
-        let told = delay.micros().expect("sound is heard");
+        let told = heard.delay_us().expect("sound is heard");
         drop((capture, playback));
         let peer = stats.peers.first().expect("one participant");
         assert_eq!((stats.peers.len(), peer.participant, stats.dropped), (1, ann, 0));
