@@ -36,7 +36,8 @@ pub fn run(options: &Options, photos: &Path) -> anyhow::Result<bool> {
     let plan = Plan::make(options)?;
     say(&plan.to_string())?;
     let mut stage = Stage::start(&plan)?;
-    let checks = match stage.take_display() {
+    let theatre = stage.take_display();
+    let checks = match &theatre {
         None => {
             say("Two windows are open: Ann's and Bob's. Close both, or press Ctrl-C here, to end the call.")?;
             while !stop.is_asked() && !stage.is_over()? {
@@ -45,7 +46,7 @@ pub fn run(options: &Options, photos: &Path) -> anyhow::Result<bool> {
             Checks { chat: None }
         }
         Some(theatre) => {
-            let chat = script::play(&mut stage, &theatre, &stop, photos)?;
+            let chat = script::play(&mut stage, theatre, &stop, photos)?;
             say(&format!("What the windows showed: {0}/ann.png and {0}/bob.png", photos.display()))?;
             Checks { chat: Some(chat) }
         }

@@ -62,7 +62,8 @@ impl Stage {
         Ok(Self { ann, bob, display, _relay: relay, _sound: sound, _home: home })
     }
 
-    /// The display of the demo's own, if it needs one; taken so that it can be used while the clients are.
+    /// The display of the demo's own, if it needs one; taken so that it can be used while the clients are. The clients
+    /// fail when it is dropped before [`Self::end`].
     pub(super) const fn take_display(&mut self) -> Option<Theatre> {
         self.display.take()
     }
