@@ -30,7 +30,7 @@ demo: ## one call on this machine; CAMERA=… and MIC=… choose the devices
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-demo $(if $(CAMERA),--camera '$(CAMERA)') $(if $(MIC),--mic '$(MIC)')
 
-bench: ## figures of a real call; BENCH='relay --preset meeting' and the like measure other things
+bench: ## figures of a real call; BENCH='call --profile loss5' and the like measure others
 	$(call deps,test)
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-bench $(BENCH)

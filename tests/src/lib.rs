@@ -1,7 +1,11 @@
 //! What the tests, the demo and the benchmarks of vchat are made of.
 //!
+//! - [`bench`](mod@bench): measures whole calls (`vchat-bench`).
+//! - [`demo`]: shows a call on this machine (`vchat-demo`).
 //! - [`harness`]: real programs under test, with a display and sound devices of their own.
 //! - [`netem`]: an impaired network, as a machine in virtual time and as a UDP proxy (`vchat-netem`).
 
+pub mod bench;
+pub mod demo;
 pub mod harness;
 pub mod netem;

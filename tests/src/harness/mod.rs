@@ -6,6 +6,7 @@
 mod display;
 mod image;
 mod process;
+mod programs;
 mod sound;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use anyhow::{Context, ensure};
 pub use display::{Window, Xvfb, keys};
 pub use image::Image;
 pub use process::{DEADLINE, Process};
+pub use programs::{Relay, client};
 pub use sound::{PulseServer, Recording, SAMPLE_RATE, tone_level};
 
 /// A program of this workspace, such as `vchatd`, built with the same profile as the running test.
