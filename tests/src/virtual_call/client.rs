@@ -15,7 +15,6 @@ use vchat_proto::wire::pb;
 
 use super::Path;
 use super::connection::Connection;
-use super::media::Sizes;
 use super::tracks::{Sender, Video, Voice};
 use crate::netem::Random;
 
@@ -73,7 +72,6 @@ impl Client {
         now: Duration,
         session: Session,
         path: Path,
-        sizes: Sizes,
         mut random: Random,
     ) -> Self {
         Self {
@@ -87,7 +85,7 @@ impl Client {
             joined: false,
             // Up to two years, as far apart as machines are.
             clock: MediaTime::from_micros(random.bits() >> 18),
-            sender: Sender::new(now, sizes, &mut random),
+            sender: Sender::new(now, &mut random),
             video: BTreeMap::new(),
             audio: BTreeMap::new(),
             others: BTreeMap::new(),
@@ -233,10 +231,12 @@ impl Client {
             self.session.handle_control(at, self.clock + now, message);
             self.act(now, Some(connection), clocks);
         }
-        while let Some(message) = connection.down.chat.poll(now) {
+        // What overtakes the welcome waits for it.
+        while self.joined
+            && let Some(message) = connection.down.chat.poll(now)
+        {
             self.session.handle_chat(message);
         }
-        // Media that overtakes the welcome waits for it.
         while self.joined
             && let Some(datagram) = connection.down.poll_datagram(now)
         {

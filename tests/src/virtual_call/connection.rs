@@ -86,11 +86,11 @@ impl Connection {
         }
     }
 
-    /// When something arrives. Media for a client that has not heard its welcome waits in its connection.
+    /// When something arrives. Chat and media wait in the connection until the hello is taken, or the welcome heard.
     ///
     /// `sending`: the client has media to send.
     pub(super) fn next_event(&self, joined: bool, sending: bool) -> Option<Duration> {
-        let up = self.up.next_event(true).filter(|_| self.relay_open);
+        let up = self.up.next_event(self.participant.is_some()).filter(|_| self.relay_open);
         let down = self.down.next_event(joined).filter(|_| self.client_open);
         let closed_by_client = self.closed_by_client.filter(|_| self.relay_open);
         let closed_by_relay = self.closed_by_relay.as_ref().map(|(at, _)| *at).filter(|_| self.client_open);
@@ -134,9 +134,9 @@ impl<Control, Chat> Lane<Control, Chat> {
         self.link.poll_arrival(now)
     }
 
-    fn next_event(&self, datagrams: bool) -> Option<Duration> {
-        let datagram = self.link.poll_timeout().filter(|_| datagrams);
-        [datagram, self.control.next_event(), self.chat.next_event()].into_iter().flatten().min()
+    fn next_event(&self, joined: bool) -> Option<Duration> {
+        let media = self.link.poll_timeout().into_iter().chain(self.chat.next_event()).min();
+        media.filter(|_| joined).into_iter().chain(self.control.next_event()).min()
     }
 }
 

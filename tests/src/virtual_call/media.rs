@@ -4,27 +4,10 @@ use std::time::Duration;
 
 use crate::netem::Random;
 
-/// Sizes of encoded pictures in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// A key frame.
-    pub key: usize,
-    /// Any other frame, on average.
-    pub delta: usize,
-}
-
-impl Default for Sizes {
-    /// 640x360 at about 500 kb/s: a key frame is five to ten times as large as another.
-    fn default() -> Self {
-        Self { key: 12_000, delta: 2_000 }
-    }
-}
-
 /// An encoder of pictures that say which they are and which one they depend on.
 #[derive(Debug)]
 pub(super) struct Encoder {
     next: u32,
-    sizes: Sizes,
     random: Random,
 }
 
@@ -43,15 +26,15 @@ pub(super) struct Decoder {
 }
 
 impl Encoder {
-    pub(super) const fn new(sizes: Sizes, random: Random) -> Self {
-        Self { next: 0, sizes, random }
+    pub(super) const fn new(random: Random) -> Self {
+        Self { next: 0, random }
     }
 
     pub(super) fn encode(&mut self, key: bool) -> (Vec<u8>, bool) {
         let key = key || self.next == 0;
         let number = self.next;
         self.next += 1;
-        let mean = if key { self.sizes.key } else { self.sizes.delta };
+        let mean = if key { KEY_BYTES } else { DELTA_BYTES };
         // Between half and one and a half of the mean.
         let spread = self.random.below(Duration::from_nanos(mean as u64)).as_nanos();
         let size = (mean / 2 + usize::try_from(spread).unwrap_or(0)).max(HEAD);
@@ -100,3 +83,6 @@ const fn filler(number: u32, at: usize) -> u8 {
 
 /// Number, key flag, size.
 const HEAD: usize = 9;
+/// Mean sizes of pictures of 640x360 at about 500 kb/s: a key frame is some six times as large as another.
+const KEY_BYTES: usize = 12_000;
+const DELTA_BYTES: usize = 2_000;

@@ -23,7 +23,6 @@ use vchat_proto::wire::pb;
 
 pub use self::client::{Client, Heard, Shown};
 use self::connection::Connection;
-pub use self::media::Sizes;
 use self::relay::Relay;
 use crate::netem::{Random, Settings};
 
@@ -88,24 +87,28 @@ impl World {
 
     /// Somebody starts a client with camera and microphone, which connects at once.
     pub fn add(&mut self, name: &str, path: Path) -> Who {
-        self.add_with(name, path, Sizes::default())
+        self.start_client(name, path, vec![pb::TrackKind::Camera, pb::TrackKind::Microphone])
     }
 
-    /// Like [`Self::add`], with pictures of other sizes.
-    pub fn add_with(&mut self, name: &str, path: Path, sizes: Sizes) -> Who {
+    /// Like [`Self::add`] for a client without camera and microphone.
+    pub fn add_listener(&mut self, name: &str, path: Path) -> Who {
+        self.start_client(name, path, Vec::new())
+    }
+
+    fn start_client(&mut self, name: &str, path: Path, publish: Vec<pb::TrackKind>) -> Who {
         let who = self.clients.len();
         let session = Session::new(Joining {
             // Constant names that are names.
             room: RoomName::parse("room").expect("a name"),
             name: DisplayName::parse(name).expect("the test gives a name that is one"),
-            publish: vec![pb::TrackKind::Camera, pb::TrackKind::Microphone],
+            publish,
             subscriptions: pb::Subscriptions { audio: true, video: true },
             media_state: pb::MediaState::default(),
             agent: "virtual".into(),
             instance: who as u64,
         });
         let random = Random::new(self.seed, CLIENT_STREAMS + who as u64);
-        let client = Client::new(self.now, session, path, sizes, random);
+        let client = Client::new(self.now, session, path, random);
         self.clocks.insert(name.into(), client.clock());
         self.clients.push(client);
         self.settle();

@@ -13,7 +13,7 @@ use vchat_proto::units::MediaTime;
 use vchat_proto::wire::datagram::{Media, MediaKind};
 
 use super::client::{Heard, Shown};
-use super::media::{Decoder, Encoder, Sizes};
+use super::media::{Decoder, Encoder};
 use crate::netem::Random;
 
 /// Camera, encoder and microphone, and the queue to the relay.
@@ -49,11 +49,11 @@ pub(super) struct Voice {
 }
 
 impl Sender {
-    pub(super) fn new(now: Duration, sizes: Sizes, random: &mut Random) -> Self {
+    pub(super) fn new(now: Duration, random: &mut Random) -> Self {
         Self {
             queue: Egress::default(),
             key_frame_wanted: false,
-            encoder: Encoder::new(sizes, Random::new(random.bits(), 0)),
+            encoder: Encoder::new(Random::new(random.bits(), 0)),
             video: None,
             audio: None,
             picture_at: now + random.below(FRAME_INTERVAL),
