@@ -34,9 +34,10 @@ fn main() -> Result<()> {
     }
     let (starts, seconds) = (number(0, 5)?, number(1, 12)?);
     let server = Server::start()?;
+    println!("sound server alone (parec | pacat): {}", summary(&measure(&server, false, seconds)?));
     let mut all = Distribution::default();
     for start in 1..=starts {
-        let delays = measure(&server, Duration::from_secs(seconds))?;
+        let delays = measure(&server, true, seconds)?;
         println!("start {start}: {}", summary(&delays));
         all.merge(&delays);
     }
@@ -44,19 +45,29 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// One start of the call: plays, records, compares.
-fn measure(server: &Server, time: Duration) -> Result<Distribution> {
+/// One start: plays, records, compares. Between mouth and ear is the call, or else a mere pipe.
+fn measure(server: &Server, with_call: bool, seconds: u64) -> Result<Distribution> {
     let ears = [server.record("sink_a")?, server.record("sink_b")?];
     let mut mouth = server.play("sink_a")?;
-    let mut call = Process(
-        server
-            .command(&std::env::current_exe()?.to_string_lossy())
-            .args([CALL, &time.as_secs().to_string()])
-            .spawn()
-            .context("cannot start the call")?,
-    );
-    let status = call.0.wait()?;
-    ensure!(status.success(), "the call failed: {status}");
+    let mut between = if with_call {
+        server.command(&std::env::current_exe()?.to_string_lossy())
+    } else {
+        server.command("sh")
+    };
+    if with_call {
+        between.args([CALL, &seconds.to_string()]);
+    } else {
+        let format = FORMAT.join(" ");
+        between.args([
+            "-c",
+            &format!(
+                "timeout {seconds} parec --device=sink_a.monitor --latency-msec=5 {format} \
+             | pacat --device=sink_b --latency-msec=10 {format}"
+            ),
+        ]);
+    }
+    let status = between.status().context("cannot start what is measured")?;
+    ensure!(status.success(), "what is measured failed: {status}");
     let [(zero_a, spoken), (zero_b, heard)] = ears.map(Ear::finish);
     drop(mouth.0.kill());
     let times = |zero: f64, pcm: &[f32]| -> Vec<f64> {

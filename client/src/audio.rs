@@ -29,7 +29,7 @@ use std::path::PathBuf;
 
 pub use self::capture::{AudioPacket, Capture};
 pub use self::device::{DeviceInfo, Devices, devices};
-pub use self::playback::{AudioDelay, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
+pub use self::playback::{Heard, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
 pub use self::source::tone;
 pub use self::spec::{MicSpec, SpeakerSpec, SpecError};
 
@@ -115,3 +115,38 @@ pub(crate) const BLOCK: usize = 120;
 pub(crate) const fn samples_us(samples: i64) -> i64 {
     samples * 1000 / 48
 }
+
+/// Starts an audio thread: raises its priority, makes its `machine` there and runs that until it ends.
+///
+/// Devices are opened on this thread because the threads of the sound system that come with them inherit the priority.
+pub(crate) fn spawn<T: 'static, R: Send + 'static>(
+    name: &str,
+    make: impl FnOnce() -> Result<(T, R), AudioError> + Send + 'static,
+    run: impl FnOnce(T) + Send + 'static,
+) -> Result<(std::thread::JoinHandle<()>, R), AudioError> {
+    let (made, result) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        // Without the right to it (RLIMIT_NICE) things stay as they are.
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!(%error, "audio runs at normal priority");
+        }
+        match make() {
+            Ok((machine, told)) => {
+                // The starter waits for it.
+                let _ = made.send(Ok(told));
+                run(machine);
+            }
+            Err(error) => drop(made.send(Err(error))),
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    let thread = thread.map_err(|e| AudioError::Thread(e.to_string()))?;
+    match result.recv() {
+        Ok(Ok(told)) => Ok((thread, told)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(AudioError::Thread("it ended at once".to_owned())),
+    }
+}
+
+/// What PulseAudio asks for itself: sound goes before everything that may be late.
+const NICE: i32 = -11;

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use vchat_proto::id::ParticipantId;
 
+use crate::audio::Heard;
 use crate::call::decode::Decoded;
 use crate::net::NetNews;
 use crate::slot::Slot;
@@ -13,6 +14,8 @@ use crate::slot::Slot;
 pub enum News {
     /// From the network.
     Net(NetNews),
+    /// What is heard of this participant will be told here.
+    Listening(ParticipantId, Heard),
     /// The pictures of this participant will be in this slot.
     Decoding(ParticipantId, Slot<Decoded>),
     /// A new picture of this participant is in its slot.

@@ -1,7 +1,7 @@
 //! Adaptive playout buffer for the audio of one speaker: holds packets just long enough to ride out the network.
 //!
 //! Late sound is lost sound and early sound is delay, so the buffer aims at the delay that all but one packet in two
-//! hundred would have met lately (see [`delay`](self) for how it is estimated), and the shell bends the speech itself
+//! hundred would have met lately (the `delay` module says how it is estimated), and the shell bends the speech itself
 //! to get there: it stretches or shortens what it decodes by the amount that [`Tick::Play`] asks for. That one
 //! mechanism also takes up the drift between the sender's and the listener's sound cards.
 //!

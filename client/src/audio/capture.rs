@@ -64,21 +64,28 @@ impl Capture {
             bps: AtomicU64::new(32_000),
             loss_percent: AtomicU32::new(5),
         });
-        let Some(opened) = source::open(spec, clock)? else {
+        let spec = spec.clone();
+        if spec == MicSpec::None {
             return Ok(Self { shared, device: None, thread: None });
+        }
+        let of_thread = shared.clone();
+        let make = move || {
+            let opened = source::open(&spec, clock)?;
+            let device = opened.as_ref().map(|opened| opened.device.clone());
+            let sender = Sender::new(of_thread, on_packet)?;
+            Ok(((opened, sender), device))
         };
-        let mut sender = Sender::new(shared.clone(), on_packet)?;
-        let mut source = opened.source;
-        let run = move || {
-            if let Err(error) = sender.run(source.as_mut()) {
+        let run = |(opened, mut sender): (Option<source::Opened>, Sender<_>)| {
+            let Some(mut opened) = opened else { return };
+            if let Err(error) = sender.run(opened.source.as_mut()) {
                 sender.shared.level.store(FLOOR_DB.to_bits(), Ordering::Relaxed);
                 sender.shared.speaking.store(false, Ordering::Relaxed);
                 on_error(error);
             }
         };
-        let thread = std::thread::Builder::new().name("audio-capture".to_owned()).spawn(run);
-        let thread = thread.map_err(|e| AudioError::Thread(e.to_string()))?;
-        Ok(Self { shared, device: opened.device, thread: Some(thread) })
+        let (thread, device) = super::spawn("audio-capture", make, run)?;
+        // Without a source the thread has ended.
+        Ok(Self { shared, thread: device.is_some().then_some(thread), device: device.flatten() })
     }
 
     /// The microphone in use; none for other sources and where `auto` found none.
@@ -312,10 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn auto_starts_on_any_machine() {
+        let capture = Capture::start(&MicSpec::Auto, MediaClock::new(), |_| {}, |_| {}).expect("starts");
+        assert_eq!(capture.has_source(), capture.device().is_some());
+    }
+
+    #[test]
     fn none_is_no_source_and_a_missing_file_is_an_error() {
         let start = |spec: MicSpec| Capture::start(&spec, MediaClock::new(), |_| {}, |_| {});
         assert!(!start(MicSpec::None).expect("starts").has_source());
-        let error = start(MicSpec::File("/no/such.wav".into())).err().expect("no file").to_string();
+        let error = start(MicSpec::File("/no/such.wav".into())).expect_err("no file").to_string();
         assert!(error.contains("/no/such.wav"), "{error}");
     }
 }

@@ -1,5 +1,10 @@
 //! Finding microphones and speakers, and the settings under which they are opened.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
 use cpal::traits::{DeviceTrait, HostTrait};
 use cpal::{BufferSize, SampleFormat, StreamConfig, SupportedBufferSize, SupportedStreamConfigRange};
 
@@ -31,7 +36,7 @@ pub struct DeviceInfo {
 /// Both lists are empty on a machine without sound.
 #[must_use]
 pub fn devices() -> Devices {
-    let host = cpal::default_host();
+    let Some(host) = host() else { return Devices::default() };
     let list = |kind: Kind| {
         let default = default_of(&host, kind).and_then(|d| d.id().ok());
         all(&host, kind)
@@ -59,7 +64,12 @@ pub(super) struct Found {
 
 /// Finds the device called `name`, or the default one.
 pub(super) fn find(kind: Kind, name: Option<&str>, period: u32) -> Result<Found, AudioError> {
-    let host = cpal::default_host();
+    let Some(host) = host() else {
+        return Err(match name {
+            Some(name) => AudioError::NoSuchDevice { kind, name: name.to_owned() },
+            None => AudioError::NoDevice { kind },
+        });
+    };
     let device = match name {
         Some(name) => named(all(&host, kind), name)
             .ok_or_else(|| AudioError::NoSuchDevice { kind, name: name.to_owned() })?,
@@ -74,9 +84,57 @@ pub(super) fn find(kind: Kind, name: Option<&str>, period: u32) -> Result<Found,
     Ok(Found { device, name, config, format })
 }
 
+/// Tells when a device disappears from the sound server. Ends (within a second) when dropped.
+///
+/// PulseAudio moves the streams of a device that was unplugged to another one, without a word. For a microphone that
+/// other one may be the monitor of the loudspeaker, which would send the call back into itself.
+pub(super) struct Watch(Arc<AtomicBool>);
+
+impl Watch {
+    /// Watches `device`; its end goes to `gone`. Does nothing on ALSA, where listing devices means opening them and
+    /// a stream reports its end by itself.
+    pub(super) fn start(device: &cpal::Device, kind: Kind, gone: SyncSender<String>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch = Self(stop.clone());
+        let Some(id) = device.id().ok().filter(|id| id.host() == cpal::HostId::PulseAudio) else {
+            return watch;
+        };
+        let run = move || {
+            let Some(host) = host() else { return };
+            while !stop.load(Ordering::Relaxed) {
+                let devices = all(&host, kind);
+                // An empty list is a server that does not answer: the stream notices that itself.
+                if !devices.is_empty() && !devices.iter().any(|d| d.id().is_ok_and(|other| other == id)) {
+                    // Whoever listens has heard of an end already when this does not fit.
+                    let _ = gone.try_send("it was removed from the sound server".to_owned());
+                    return;
+                }
+                std::thread::sleep(WATCH_PERIOD);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("audio-watch".to_owned()).spawn(run) {
+            tracing::warn!(%error, "the microphone is not watched");
+        }
+        watch
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A cpal error without line breaks.
 pub(super) fn one_line(error: &cpal::Error) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The sound system; none on a machine without a sound server and without sound cards, where ALSA would offer its
+/// plugins as devices and complain on stderr.
+fn host() -> Option<cpal::Host> {
+    let host = cpal::default_host();
+    (host.id() != cpal::HostId::Alsa || std::path::Path::new(ALSA_CARDS).exists()).then_some(host)
 }
 
 fn all(host: &cpal::Host, kind: Kind) -> Vec<cpal::Device> {
@@ -154,3 +212,8 @@ fn settings(
     };
     Ok((StreamConfig { channels: range.channels(), sample_rate, buffer_size }, range.sample_format()))
 }
+
+/// A sound from the wrong source for a second is tolerable; the question costs the server next to nothing.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// Exists when the kernel drives a sound card.
+const ALSA_CARDS: &str = "/dev/snd";

@@ -7,7 +7,7 @@ use vchat_proto::id::{FrameId, ParticipantId};
 use vchat_proto::units::MediaTime;
 
 use super::limiter::Limiter;
-use super::playback::{AudioDelay, PeerAudio};
+use super::playback::{Heard, PeerAudio};
 use super::sink::VoiceBlock;
 use super::voice::Voice;
 use super::{AudioError, BLOCK};
@@ -22,17 +22,12 @@ pub(super) struct Mixer {
 }
 
 impl Mixer {
-    /// A participant came: its delay is told through `delay` from now on.
-    pub(super) fn join(
-        &mut self,
-        now: MediaTime,
-        id: ParticipantId,
-        delay: AudioDelay,
-    ) -> Result<(), AudioError> {
+    /// A participant came: what is heard of it is told through `heard` from now on.
+    pub(super) fn join(&mut self, now: MediaTime, id: ParticipantId, heard: Heard) -> Result<(), AudioError> {
         if let Some(voice) = self.voices.get_mut(&id) {
-            voice.share(delay);
+            voice.share(heard);
         } else if self.voices.len() < MAX_VOICES {
-            self.voices.insert(id, Voice::new(now, delay)?);
+            self.voices.insert(id, Voice::new(now, heard)?);
         } else {
             tracing::warn!(participant = id.0, "too many participants, this one is not heard");
         }
@@ -90,7 +85,7 @@ impl Mixer {
     }
 }
 
-/// Decoders held at once: far more than a room where everybody may speak, and 10 MB.
+/// Decoders held at once: far more than people who can be told apart by ear.
 const MAX_VOICES: usize = 256;
 
 #[cfg(test)]
@@ -106,7 +101,7 @@ mod tests {
         let (ann, bob) = (ParticipantId(1), ParticipantId(2));
         let mut encoders = [300.0, 1100.0].map(|hz| (hz, Encoder::new().expect("an encoder")));
         for id in [ann, bob] {
-            mixer.join(start, id, AudioDelay::default()).expect("a decoder");
+            mixer.join(start, id, Heard::default()).expect("a decoder");
         }
         let (mut mixed, mut alone) = (Vec::new(), Vec::new());
         for n in 0..200_u32 {

@@ -35,11 +35,9 @@ pub struct PlaybackHandle {
     dropped: Arc<AtomicU64>,
 }
 
-/// How long after its capture the sound of a participant is heard at this moment, for showing pictures in step.
-///
-/// A cheap shared value; the difference of two clocks when the participant is on another machine.
+/// What is heard of a participant at this moment: cheap values that the playback thread keeps up to date.
 #[derive(Clone, Debug)]
-pub struct AudioDelay(Arc<AtomicI64>);
+pub struct Heard(Arc<(AtomicI64, AtomicBool)>);
 
 /// What is known of the sound of one participant.
 #[derive(Clone, Debug)]
@@ -56,7 +54,7 @@ pub struct PeerAudio {
     pub buffer_ms: u32,
     /// How long it should wait, in milliseconds.
     pub target_ms: u32,
-    /// Capture to loudspeaker in microseconds, since the last poll; a difference of two clocks like [`AudioDelay`].
+    /// Capture to loudspeaker in microseconds, since the last poll; a difference of two clocks like [`Heard`].
     pub latency: Distribution,
     /// The same since the start.
     pub latency_total: Distribution,
@@ -81,7 +79,7 @@ pub struct PlaybackStats {
 
 enum News {
     Packet { at: MediaTime, from: ParticipantId, frame: FrameId, captured: MediaTime, payload: Bytes },
-    Joined { who: ParticipantId, name: String, delay: AudioDelay },
+    Joined { who: ParticipantId, name: String, heard: Heard },
     Left(ParticipantId),
     Deaf(bool),
     Poll(SyncSender<PlaybackStats>),
@@ -100,23 +98,25 @@ impl Playback {
         clock: MediaClock,
         on_error: impl FnMut(AudioError) + Send + 'static,
     ) -> Result<Self, AudioError> {
-        let opened = sink::open(spec, clock)?;
         let (queue, news) = sync_channel(QUEUE);
         let handle = PlaybackHandle { queue, clock, dropped: Arc::default() };
         let stop = Arc::new(AtomicBool::new(false));
-        let mut player = Player {
-            clock,
-            news,
-            stop: stop.clone(),
-            sink: opened.sink,
-            mixer: Mixer::default(),
-            dropped: handle.dropped.clone(),
-            on_error: Box::new(on_error),
+        let (spec, dropped, stopped) = (spec.clone(), handle.dropped.clone(), stop.clone());
+        let make = move || {
+            let opened = sink::open(&spec, clock)?;
+            let player = Player {
+                clock,
+                news,
+                stop: stopped,
+                sink: opened.sink,
+                mixer: Mixer::default(),
+                dropped,
+                on_error: Box::new(on_error),
+            };
+            Ok((player, opened.device))
         };
-        let thread =
-            std::thread::Builder::new().name("audio-playback".to_owned()).spawn(move || player.run());
-        let thread = thread.map_err(|e| AudioError::Thread(e.to_string()))?;
-        Ok(Self { handle, stop, device: opened.device, thread: Some(thread) })
+        let (thread, device) = super::spawn("audio-playback", make, |mut player: Player| player.run())?;
+        Ok(Self { handle, stop, device, thread: Some(thread) })
     }
 
     /// The way to give it packets.
@@ -148,11 +148,11 @@ impl PlaybackHandle {
         self.tell(News::Packet { at: self.clock.now(), from, frame, captured, payload });
     }
 
-    /// A participant came; `name` names its file for `wav:`. Returns its delay, kept up to date from now on.
-    pub fn joined(&self, who: ParticipantId, name: &str) -> AudioDelay {
-        let delay = AudioDelay::default();
-        self.tell(News::Joined { who, name: name.to_owned(), delay: delay.clone() });
-        delay
+    /// A participant came; `name` names its file for `wav:`. Returns what is heard of it, kept up to date from now on.
+    pub fn joined(&self, who: ParticipantId, name: &str) -> Heard {
+        let heard = Heard::default();
+        self.tell(News::Joined { who, name: name.to_owned(), heard: heard.clone() });
+        heard
     }
 
     /// A participant went.
@@ -184,21 +184,32 @@ impl PlaybackHandle {
     }
 }
 
-impl Default for AudioDelay {
+impl Default for Heard {
     fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(NO_DELAY)))
+        Self(Arc::new((AtomicI64::new(NO_DELAY), AtomicBool::new(false))))
     }
 }
 
-impl AudioDelay {
-    /// Microseconds from capture to loudspeaker; none while the participant is silent.
+impl Heard {
+    /// Microseconds from capture to loudspeaker, for showing pictures in step; none while the participant is silent. The
+    /// difference of two clocks when the participant is on another machine.
     #[must_use]
-    pub fn micros(&self) -> Option<i64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|&us| us != NO_DELAY)
+    pub fn delay_us(&self) -> Option<i64> {
+        Some(self.0.0.load(Ordering::Relaxed)).filter(|&us| us != NO_DELAY)
     }
 
-    pub(super) fn set(&self, us: Option<i64>) {
-        self.0.store(us.unwrap_or(NO_DELAY), Ordering::Relaxed);
+    /// Whether the participant speaks.
+    #[must_use]
+    pub fn speaking(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_delay(&self, us: Option<i64>) {
+        self.0.0.store(us.unwrap_or(NO_DELAY), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_speaking(&self, speaking: bool) {
+        self.0.1.store(speaking, Ordering::Relaxed);
     }
 }
 
@@ -238,6 +249,7 @@ impl Player {
 
     fn feed(&mut self) -> Result<(), AudioError> {
         let now = self.clock.now();
+        self.sink.check(now)?;
         while self.sink.wants(now) {
             let (mix, voices) = self.mixer.mix(now, self.sink.heard(now));
             self.sink.write(&mix, voices)?;
@@ -249,11 +261,11 @@ impl Player {
         match news {
             News::Packet { at, from, frame, captured, payload } => {
                 if !self.mixer.has(from) {
-                    self.join(from, &from.0.to_string(), AudioDelay::default());
+                    self.join(from, &from.0.to_string(), Heard::default());
                 }
                 self.mixer.receive(at, from, frame, captured, payload);
             }
-            News::Joined { who, name, delay } => self.join(who, &name, delay),
+            News::Joined { who, name, heard } => self.join(who, &name, heard),
             News::Left(who) => {
                 self.mixer.leave(who);
                 self.sink.left(who);
@@ -271,8 +283,8 @@ impl Player {
         }
     }
 
-    fn join(&mut self, who: ParticipantId, name: &str, delay: AudioDelay) {
-        match self.mixer.join(self.clock.now(), who, delay) {
+    fn join(&mut self, who: ParticipantId, name: &str, heard: Heard) {
+        match self.mixer.join(self.clock.now(), who, heard) {
             Ok(()) => self.sink.joined(who, name),
             Err(error) => tracing::warn!(%error, participant = who.0, "a participant is not heard"),
         }
@@ -299,7 +311,7 @@ mod tests {
         let playback = Playback::start(&SpeakerSpec::Wav(dir.path().to_owned()), clock, |e| panic!("{e}"));
         let playback = playback.expect("starts");
         let (ann, handle) = (ParticipantId(5), playback.handle());
-        let delay = handle.joined(ann, "ann");
+        let heard = handle.joined(ann, "ann");
         let (sender, mut id) = (handle.clone(), FrameId(u32::MAX - 100));
         let on_packet = move |packet: crate::audio::AudioPacket| {
             sender.packet(ann, id, packet.captured, packet.data);
@@ -313,7 +325,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
         }
         let stats = handle.poll_stats();
-        let told = delay.micros().expect("sound is heard");
+        let told = heard.delay_us().expect("sound is heard");
         drop((capture, playback));
         let peer = stats.peers.first().expect("one participant");
         assert_eq!((stats.peers.len(), peer.participant, stats.dropped), (1, ann, 0));
@@ -326,6 +338,19 @@ mod tests {
             let pcm: Vec<f32> =
                 reader.samples::<i16>().map(|s| f32::from(s.expect("a sample")) / 32768.0).collect();
             assert!(tone::find_chirps(&pcm).len() >= 2, "{file}: the chirps of three seconds");
+        }
+    }
+
+    #[test]
+    fn auto_starts_on_any_machine_and_none_still_decodes() {
+        let clock = MediaClock::new();
+        for spec in [SpeakerSpec::Auto, SpeakerSpec::None] {
+            let playback = Playback::start(&spec, clock, |_| {}).expect("starts");
+            let handle = playback.handle();
+            handle.packet(ParticipantId(3), FrameId(0), clock.now(), Bytes::from_static(&[8]));
+            let heard =
+                std::iter::from_fn(|| Some(handle.poll_stats())).take(100).find(|s| !s.peers.is_empty());
+            assert_eq!(heard.expect("a participant").peers[0].participant, ParticipantId(3));
         }
     }
 

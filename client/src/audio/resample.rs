@@ -85,7 +85,7 @@ impl Resampler {
 
 /// Samples converted at once; what is short of it waits: 1.4 ms at 44.1 kHz.
 const CHUNK: usize = 64;
-/// Taps: 64 keep aliases of 44.1 kHz speech below -80 dB and delay it by 0.7 ms.
+/// Taps: 64 delay 44.1 kHz sound by 0.7 ms; more would be for music.
 const SINC_LEN: usize = 64;
 
 #[cfg(test)]

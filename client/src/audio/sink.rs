@@ -20,6 +20,10 @@ pub(super) struct VoiceBlock {
 
 /// Takes the mix block by block at the pace of a sound card.
 pub(super) trait Sink: Send {
+    /// Whether it still works; called often.
+    fn check(&mut self, _now: MediaTime) -> Result<(), AudioError> {
+        Ok(())
+    }
     /// Whether it is time for another block.
     fn wants(&mut self, now: MediaTime) -> bool;
     /// When the first sample of the next block will be heard.

@@ -10,7 +10,7 @@ use vchat_proto::units::MediaTime;
 
 use super::codec::{self, Decoder};
 use super::level::{Activity, rms};
-use super::playback::{AudioDelay, PeerAudio};
+use super::playback::{Heard, PeerAudio};
 use super::{AudioError, BLOCK, FRAME, samples_us, stretch};
 
 /// Jitter buffer, decoder and stretcher of one participant.
@@ -25,7 +25,7 @@ pub(super) struct Voice {
     activity: Activity,
     /// Sound of the level measurement under way.
     measured: Vec<f32>,
-    delay: AudioDelay,
+    heard: Heard,
     latency: Distribution,
     latency_total: Distribution,
     bytes: u64,
@@ -35,7 +35,7 @@ pub(super) struct Voice {
 }
 
 impl Voice {
-    pub(super) fn new(now: MediaTime, delay: AudioDelay) -> Result<Self, AudioError> {
+    pub(super) fn new(now: MediaTime, heard: Heard) -> Result<Self, AudioError> {
         Ok(Self {
             jitter: JitterBuffer::new(),
             decoder: Decoder::new()?,
@@ -44,7 +44,7 @@ impl Voice {
             end: None,
             activity: Activity::default(),
             measured: Vec::with_capacity(FRAME),
-            delay,
+            heard,
             latency: Distribution::default(),
             latency_total: Distribution::default(),
             bytes: 0,
@@ -53,9 +53,9 @@ impl Voice {
         })
     }
 
-    /// Writes the delay where a newcomer's owner looks for it.
-    pub(super) fn share(&mut self, delay: AudioDelay) {
-        self.delay = delay;
+    /// Tells what is heard where a newcomer's owner looks for it.
+    pub(super) fn share(&mut self, heard: Heard) {
+        self.heard = heard;
     }
 
     /// Takes a packet that arrived at `now`.
@@ -75,10 +75,10 @@ impl Voice {
         if let Some(end) = self.end {
             let captured = end.offset(-samples_us(self.waiting() as i64));
             let latency = heard.micros_since(captured);
-            self.delay.set(Some(latency));
+            self.heard.set_delay(Some(latency));
             self.latency.record(latency);
         } else {
-            self.delay.set(None);
+            self.heard.set_delay(None);
         }
         let mut block = [0.0; BLOCK];
         for (out, sample) in block.iter_mut().zip(self.pcm.iter().skip(self.start)) {
@@ -92,6 +92,7 @@ impl Voice {
         self.measured.extend(block);
         if self.measured.len() >= FRAME {
             self.activity.update(rms(&self.measured));
+            self.heard.set_speaking(self.activity.speaking());
             self.measured.clear();
         }
         block
@@ -211,7 +212,7 @@ mod tests {
     /// Returns what is heard, the statistics and how often the sound was bent.
     fn call(seconds: u32, hz: f32, delay: impl Fn(u32) -> Option<u64>) -> (Vec<f32>, PeerAudio) {
         let start = MediaTime::from_micros(3_000_000_000);
-        let mut voice = Voice::new(start, AudioDelay::default()).expect("a decoder");
+        let mut voice = Voice::new(start, Heard::default()).expect("a decoder");
         let mut encoder = Encoder::new().expect("an encoder");
         let mut wire: Vec<(u64, u32, Bytes)> = Vec::new();
         let mut heard = Vec::new();

@@ -8,7 +8,7 @@ use vchat_proto::id::{FrameId, ParticipantId, TrackId};
 use vchat_proto::reassemble::Frame;
 use vchat_proto::units::MediaTime;
 
-use crate::audio::AudioDelay;
+use crate::audio::Heard;
 use crate::clock::MediaClock;
 use crate::news::{News, NewsSender};
 use crate::picture::Picture;
@@ -19,8 +19,8 @@ use crate::video::Decoder;
 pub(crate) struct Decoding {
     pub(crate) participant: ParticipantId,
     pub(crate) track: TrackId,
-    /// How late this participant's sound is heard.
-    pub(crate) audio_delay: Option<AudioDelay>,
+    /// What is heard of this participant.
+    pub(crate) heard: Option<Heard>,
     pub(crate) clock: MediaClock,
     /// Where its pictures go.
     pub(crate) slot: Slot<Decoded>,
@@ -78,7 +78,7 @@ fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<Frame>, failed: imp
 
 /// Hands a picture over when it is due: at once, or later when it would be far ahead of its sound.
 fn show(d: &Decoding, frame: &Frame, picture: Picture) {
-    let audio_delay_us = d.audio_delay.as_ref().and_then(AudioDelay::micros);
+    let audio_delay_us = d.heard.as_ref().and_then(Heard::delay_us);
     if let Some(wait) = wait(audio_delay_us, d.clock.now().micros_since(frame.captured)) {
         std::thread::sleep(wait);
     }
@@ -113,7 +113,7 @@ mod tests {
     fn a_picture_waits_only_when_it_is_far_ahead_of_its_sound() {
         assert_eq!(wait(None, 0), None);
         assert_eq!(wait(Some(45_000), 30_000), None);
-        assert_eq!(wait(Some(90_000), 30_000), Some(Duration::from_millis(40)));
+        assert_eq!(wait(Some(90_000), 30_000), Some(Duration::from_micros(60_000 - MAX_LEAD_US as u64)));
         assert_eq!(wait(Some(30_000), 90_000), None);
         assert_eq!(wait(Some(i64::MAX), 0), Some(Duration::from_millis(300)));
         assert_eq!(wait(Some(i64::MIN), i64::MAX), None);

@@ -7,7 +7,7 @@ use vchat_proto::units::MediaTime;
 
 use super::decode::Decoded;
 use super::freeze::Freezes;
-use crate::audio::PeerAudio;
+use crate::audio::{Heard, PeerAudio};
 use crate::net::PeerNetStats;
 use crate::slot::Slot;
 
@@ -18,7 +18,7 @@ pub(crate) struct Remote {
     /// The newest picture and how many there were.
     pub(crate) current: Option<Decoded>,
     pub(crate) version: u64,
-    pub(crate) speaking: bool,
+    pub(crate) heard: Heard,
     /// What to add to their time to get ours, in microseconds.
     pub(crate) clock_difference: i64,
     pub(crate) first_shown: bool,
@@ -43,7 +43,7 @@ impl Remote {
             slot: Slot::default(),
             current: None,
             version: 0,
-            speaking: false,
+            heard: Heard::default(),
             clock_difference: 0,
             first_shown: false,
             freezes: Freezes::default(),
@@ -91,7 +91,6 @@ impl Remote {
     }
 
     pub(crate) fn set_audio(&mut self, audio: PeerAudio) {
-        self.speaking = audio.speaking;
         self.audio = Some(audio);
     }
 

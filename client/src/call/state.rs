@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vchat_proto::id::{ChatId, ParticipantId};
@@ -47,6 +47,10 @@ pub(crate) struct Call {
     show_statistics: bool,
     encode_total: Distribution,
     last_net: NetStats,
+    /// What the banner says of the connection while there is none.
+    connection: Option<String>,
+    /// What the banner says otherwise, and until when.
+    notice: Option<(String, Instant)>,
     statistics: Option<Value>,
     over: Option<Result<(), Failure>>,
 }
@@ -84,10 +88,11 @@ impl Call {
             show_statistics: false,
             encode_total: Distribution::default(),
             last_net: NetStats::default(),
+            connection: Some(format!("Connecting to {}…", config.relay)),
+            notice: None,
             statistics: None,
             over: None,
         };
-        call.scene.banner = Some(format!("Connecting to {}…", config.relay));
         call.tell_media_state();
         call
     }
@@ -96,6 +101,11 @@ impl Call {
     pub(crate) fn handle(&mut self, news: News) {
         match news {
             News::Net(news) => self.handle_net(news),
+            News::Listening(id, heard) => {
+                if let Some(remote) = self.remotes.get_mut(&id) {
+                    remote.heard = heard;
+                }
+            }
             News::Decoding(id, slot) => {
                 if let Some(remote) = self.remotes.get_mut(&id) {
                     remote.slot = slot;
@@ -156,7 +166,7 @@ impl Call {
             version: r.version,
             muted: r.peer.muted,
             camera_off: r.peer.camera_off,
-            speaking: r.speaking,
+            speaking: !r.peer.muted && r.heard.speaking(),
             me: false,
         }));
         self.scene.tiles.push(Tile {
@@ -170,6 +180,9 @@ impl Call {
             me: true,
         });
         self.scene.me = window::Me { muted: self.muted, camera_off };
+        self.notice.take_if(|(_, until)| *until <= Instant::now());
+        self.scene.banner =
+            self.connection.clone().or_else(|| self.notice.as_ref().map(|(text, _)| text.clone()));
         &self.scene
     }
 
@@ -244,7 +257,7 @@ impl Call {
         match event {
             Event::Joined { me, gap } => {
                 self.me = Some(me.id);
-                self.scene.banner = None;
+                self.connection = None;
                 match gap {
                     None => {
                         self.joined_at = Some(Instant::now());
@@ -292,7 +305,7 @@ impl Call {
             }
             Event::KeyFrameRequested(_) => {}
             Event::Reconnecting(why) => {
-                self.scene.banner = Some("Connection lost, connecting again…".into());
+                self.connection = Some("Connection lost, connecting again…".into());
                 self.printer.event(&json!({"event": "reconnecting", "reason": why}));
                 tracing::warn!("connection lost: {why}");
             }
@@ -347,7 +360,7 @@ impl Call {
     fn notice(&mut self, code: &str, why: &str) {
         tracing::warn!("{why}");
         self.printer.error(code, why);
-        self.scene.banner = Some(why.into());
+        self.notice = Some((why.into(), Instant::now() + NOTICE));
     }
 
     fn tell_media_state(&mut self) {
@@ -406,6 +419,8 @@ fn unix_ms() -> u64 {
 
 /// Our own tile; participants have 32 bits.
 const MY_TILE: u64 = u64::MAX;
+/// Long enough to read a sentence twice.
+const NOTICE: Duration = Duration::from_secs(10);
 /// People who left and are still told of in the statistics of the whole call.
 const MAX_DEPARTED: usize = 64;
 /// Lines of chat kept for scrolling back, as many as a relay keeps.

@@ -48,7 +48,10 @@ impl Inbound {
 
     /// Somebody is here: makes ready for their tracks.
     pub(crate) fn joined(&mut self, peer: &Peer) {
-        let delay = self.playback.as_ref().map(|p| p.joined(peer.id, peer.name.as_str()));
+        let heard = self.playback.as_ref().map(|p| p.joined(peer.id, peer.name.as_str()));
+        if let Some(heard) = heard.clone() {
+            drop(self.news.send(News::Listening(peer.id, heard)));
+        }
         for &(track, kind) in &peer.tracks {
             match kind_of(kind) {
                 MediaKind::Audio => drop(self.audio.insert(track, peer.id)),
@@ -58,7 +61,7 @@ impl Inbound {
                     let decoding = Decoding {
                         participant: peer.id,
                         track,
-                        audio_delay: delay.clone(),
+                        heard: heard.clone(),
                         clock: self.clock,
                         slot,
                         news: self.news.clone(),

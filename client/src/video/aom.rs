@@ -343,3 +343,39 @@ const CONTROLS: &[(ffi::aome_enc_control_id, c_int)] = &[
     (ffi::AV1E_SET_MATRIX_COEFFICIENTS, ffi::AOM_CICP_MC_BT_601 as c_int),
     (ffi::AV1E_SET_COLOR_RANGE, ffi::AOM_CR_STUDIO_RANGE as c_int),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(gaps_us: &[u64]) -> Vec<i64> {
+        let mut pace = Pace::new(30);
+        let mut time = 5_000_000;
+        let mut at = vec![pace.advance(MediaTime::from_micros(time)).0];
+        for gap in gaps_us {
+            time += gap;
+            at.push(pace.advance(MediaTime::from_micros(time)).0);
+        }
+        at.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[test]
+    fn rate_control_sees_the_true_frame_rate_but_no_jitter() {
+        let jitter = pace(&[20_000, 46_000].repeat(50));
+        assert!(jitter.iter().all(|d| (29_000..38_000).contains(d)), "{jitter:?}");
+        let halved = pace(&[66_667; 60]);
+        assert!((65_000..67_000).contains(&halved[59]), "{halved:?}");
+        let paused = pace(&[33_333, 3_600_000_000, 0, 33_333]);
+        assert!(paused.iter().all(|d| (15_000..60_000).contains(d)), "{paused:?}");
+    }
+
+    #[test]
+    fn tiles_are_as_many_as_threads_but_not_narrow() {
+        let tiles = |width, threads| {
+            let bitrate = Bitrate::from_kbps(500);
+            tile_columns_log2(Settings { width, height: 360, fps: 30, bitrate, threads })
+        };
+        assert_eq!((tiles(640, 1), tiles(640, 2), tiles(640, 8)), (0, 1, 1));
+        assert_eq!((tiles(1280, 4), tiles(1920, 64), tiles(16, 64)), (2, 2, 0));
+    }
+}

@@ -146,3 +146,74 @@ const MIN_CONTRAST: u16 = 60;
 /// Limited range.
 const BLACK: u8 = 16;
 const WHITE: u8 = 235;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(frame: u32, us: u64) -> Stamp {
+        Stamp { frame, captured: MediaTime::from_micros(us) }
+    }
+
+    #[test]
+    fn what_is_painted_can_be_read_at_every_size() {
+        for (width, height) in [(40, 23), (160, 90), (320, 240), (641, 361), (1280, 720), (1920, 1080)] {
+            for stamp in [stamp(0, 0), stamp(u32::MAX, (1 << 48) - 1), stamp(7, 123_456_789)] {
+                let mut picture = Picture::black(width, height);
+                paint(&mut picture, stamp);
+                assert_eq!(read(&picture), Some(stamp), "{width}x{height}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_range_of_brightness_will_do() {
+        let mut picture = Picture::black(640, 360);
+        paint(&mut picture, stamp(42, 4_200_000));
+        for (low, high) in [(0_u8, 255_u8), (16, 235), (90, 170)] {
+            let mut luma = vec![200; 700 * 360];
+            for (to, from) in luma.chunks_exact_mut(700).zip(picture.planes()[0].chunks_exact(640)) {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = if *from > 128 { high } else { low };
+                }
+            }
+            assert_eq!(read_luma(&luma, 700, 640, 360), Some(stamp(42, 4_200_000)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_cell_is_no_stamp() {
+        let bits = stamp(1234, 5_678_901).bits();
+        for i in 0..CELLS {
+            let mut wrong = bits;
+            wrong[i] = !wrong[i];
+            assert_eq!(Stamp::from_bits(wrong), None, "cell {i}");
+            for j in 0..i {
+                wrong[j] = !wrong[j];
+                assert_eq!(Stamp::from_bits(wrong), None, "cells {i} and {j}");
+                wrong[j] = !wrong[j];
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_without_a_stamp_have_none() {
+        assert_eq!(read(&Picture::black(640, 360)), None);
+        assert_eq!(read(&Picture::black(1, 1)), None);
+        assert_eq!(read_luma(&[], 640, 640, 360), None);
+        assert_eq!(read_luma(&[255; 100], 10, 640, 360), None);
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .take(40 * 23 * 1000)
+        .collect();
+        assert!(noise.chunks_exact(40 * 23).all(|luma| read_luma(luma, 40, 40, 23).is_none()));
+    }
+
+    #[test]
+    fn the_check_is_the_crc_of_ethernet() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+    }
+}

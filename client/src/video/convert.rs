@@ -1,5 +1,7 @@
 //! What cameras deliver, made into pictures: YUYV, NV12 and motion JPEG.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
@@ -18,6 +20,8 @@ pub fn yuyv(data: &[u8], stride: usize, width: usize, height: usize) -> Result<P
     let row = width.div_ceil(2) * 4;
     check_size(width, height)?;
     check_length(data, stride, row, height)?;
+    // What follows the picture must not be taken for a row of it.
+    let data = &data[..stride * (height - 1) + row];
     let mut picture = Picture::black(width, height);
     let chroma_width = picture.chroma_width();
     let [y, u, v] = picture.planes_mut();
@@ -80,7 +84,8 @@ pub fn mjpeg(data: &[u8]) -> Result<Picture, ConvertError> {
         .set_max_width(MAX_SIDE)
         .set_max_height(MAX_SIDE)
         .jpeg_set_out_colorspace(ColorSpace::YCbCr);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(data), options);
+    let data = with_huffman_tables(data);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&*data), options);
     decoder.decode_headers().map_err(jpeg_error)?;
     let grey = match decoder.input_colorspace() {
         Some(ColorSpace::YCbCr) => false,
@@ -106,6 +111,23 @@ pub fn mjpeg(data: &[u8]) -> Result<Picture, ConvertError> {
     }
     limit_range(&mut picture);
     Ok(picture)
+}
+
+/// Many cameras leave out the Huffman tables, which motion JPEG fixes. The decoder fills them in for a JPEG that says it
+/// comes from an AVI file; so one without tables is made to say so.
+fn with_huffman_tables(data: &[u8]) -> Cow<'_, [u8]> {
+    let mut rest = data.get(2..).unwrap_or_default();
+    while let [0xFF, marker, high, low, ..] = *rest {
+        match marker {
+            // Tables.
+            0xC4 => return Cow::Borrowed(data),
+            // The scan begins.
+            0xDA => return Cow::Owned([&data[..2], AVI_MARK, &data[2..]].concat()),
+            _ => rest = rest.get(2 + usize::from(u16::from_be_bytes([high, low]))..).unwrap_or_default(),
+        }
+    }
+    // Damaged, which the decoder can tell better.
+    Cow::Borrowed(data)
 }
 
 /// Splits interleaved `Y U V` pixels into planes, averaging the chroma of each 2x2 block.
@@ -145,16 +167,8 @@ pub fn limit_range(picture: &mut Picture) {
     }
 }
 
-/// Which equation made luma and chroma from red, green and blue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Matrix {
-    /// ITU-R BT.709, what browsers and HD cameras send.
-    Bt709,
-}
-
-/// Makes a limited-range picture of another matrix one of BT.601, in place.
-pub fn to_bt601(picture: &mut Picture, from: Matrix) {
-    let Matrix::Bt709 = from;
+/// Makes a limited-range picture of the matrix of BT.709, which browsers send, one of BT.601, in place.
+pub fn bt709_to_bt601(picture: &mut Picture) {
     let (width, chroma_width) = (picture.width(), picture.chroma_width());
     let [y, u, v] = picture.planes_mut();
     let chroma = u.chunks_exact_mut(chroma_width).zip(v.chunks_exact_mut(chroma_width));
@@ -184,7 +198,7 @@ fn clamp(value: i32) -> u8 {
 }
 
 fn average(a: u8, b: u8) -> u8 {
-    ((u16::from(a) + u16::from(b) + 1) / 2) as u8
+    (u16::from(a) + u16::from(b)).div_ceil(2) as u8
 }
 
 fn check_size(width: usize, height: usize) -> Result<(), ConvertError> {
@@ -207,6 +221,9 @@ fn jpeg_error(error: impl std::fmt::Debug) -> ConvertError {
     let text = format!("{error:?}");
     ConvertError::Jpeg(text.lines().next().unwrap_or_default().to_owned())
 }
+
+/// The segment APP0 of a JPEG from an AVI file: marker, length, name, padding.
+const AVI_MARK: &[u8] = b"\xFF\xE0\x00\x10AVI1\0\0\0\0\0\0\0\0\0\0";
 
 /// Why a camera's buffer is no picture.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -232,4 +249,141 @@ pub enum ConvertError {
     /// Not a JPEG we can use.
     #[error("a damaged or unusual JPEG ({0}): that picture is skipped")]
     Jpeg(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YUYV: &[u8] = include_bytes!("../../testdata/bars-64x48.yuyv");
+    const NV12: &[u8] = include_bytes!("../../testdata/bars-64x48.nv12");
+    const JPEGS: [&[u8]; 3] = [
+        include_bytes!("../../testdata/bars-64x48-420.jpg"),
+        include_bytes!("../../testdata/bars-64x48-422.jpg"),
+        include_bytes!("../../testdata/bars-64x48-444.jpg"),
+    ];
+
+    /// The first six bars at 75 % and two patches below: where they are and their Y, U, V in BT.601, limited range.
+    const KNOWN: [(usize, usize, [u8; 3]); 8] = [
+        (4, 10, [180, 128, 128]),
+        (14, 10, [162, 44, 142]),
+        (24, 10, [131, 156, 44]),
+        (34, 10, [112, 72, 58]),
+        (44, 10, [84, 184, 198]),
+        (54, 10, [65, 100, 212]),
+        (16, 44, [235, 128, 128]),
+        (40, 44, [16, 128, 128]),
+    ];
+
+    fn at(picture: &Picture, x: usize, y: usize) -> [u8; 3] {
+        let chroma = y / 2 * picture.chroma_width() + x / 2;
+        let [luma, u, v] = picture.planes();
+        [luma[y * picture.width() + x], u[chroma], v[chroma]]
+    }
+
+    fn check_bars(picture: &Picture, tolerance: u8) {
+        assert_eq!((picture.width(), picture.height()), (64, 48));
+        for (x, y, known) in KNOWN {
+            let got = at(picture, x, y);
+            let near = got.iter().zip(known).all(|(a, b)| a.abs_diff(b) <= tolerance);
+            assert!(near, "at {x},{y}: {got:?} instead of {known:?}");
+        }
+    }
+
+    #[test]
+    fn raw_bars_keep_their_values() {
+        check_bars(&yuyv(YUYV, 128, 64, 48).expect("a picture"), 0);
+        check_bars(&nv12(NV12, 64, 64, 48).expect("a picture"), 0);
+    }
+
+    #[test]
+    fn rows_may_be_padded_and_sizes_odd() {
+        let padded: Vec<u8> =
+            YUYV.chunks(128).flat_map(|row| row.iter().copied().chain([0xEE; 32])).collect();
+        check_bars(&yuyv(&padded, 160, 64, 48).expect("a picture"), 0);
+        let padded: Vec<u8> = NV12.chunks(64).flat_map(|row| row.iter().copied().chain([0xEE; 32])).collect();
+        check_bars(&nv12(&padded, 96, 64, 48).expect("a picture"), 0);
+        let odd = yuyv(YUYV, 128, 63, 47).expect("a picture");
+        assert_eq!(at(&odd, 62, 46), at(&yuyv(YUYV, 128, 64, 48).expect("a picture"), 62, 46));
+        assert_eq!(nv12(NV12, 64, 63, 47).map(|p| (p.width(), p.height())), Ok((63, 47)));
+    }
+
+    #[test]
+    fn jpegs_of_all_samplings_become_limited_range() {
+        for jpeg in JPEGS {
+            check_bars(&mjpeg(jpeg).expect("a picture"), 3);
+            // Drivers hand out the whole buffer, not only the JPEG.
+            let padded = [jpeg, &[0; 999]].concat();
+            check_bars(&mjpeg(&padded).expect("a picture"), 3);
+        }
+    }
+
+    #[test]
+    fn a_jpeg_without_huffman_tables_uses_the_standard_ones() {
+        let mut bare = JPEGS[1][..2].to_vec();
+        let mut rest = &JPEGS[1][2..];
+        while rest[1] != 0xDA {
+            let (segment, next) = rest.split_at(2 + usize::from(u16::from_be_bytes([rest[2], rest[3]])));
+            if segment[1] != 0xC4 {
+                bare.extend_from_slice(segment);
+            }
+            rest = next;
+        }
+        bare.extend_from_slice(rest);
+        assert!(bare.len() < JPEGS[1].len());
+        check_bars(&mjpeg(&bare).expect("a picture"), 3);
+    }
+
+    #[test]
+    fn damaged_buffers_are_errors() {
+        assert_eq!(
+            yuyv(&YUYV[1..], 128, 64, 48),
+            Err(ConvertError::Short { bytes: 6143, width: 128, height: 48 })
+        );
+        assert!(yuyv(YUYV, 127, 64, 48).is_err());
+        assert!(yuyv(YUYV, 128, 0, 48).is_err());
+        assert!(nv12(&NV12[1..], 64, 64, 48).is_err());
+        assert!(nv12(NV12, 64, 5000, 48).is_err());
+        for jpeg in JPEGS {
+            for end in [0, 1, 2, 20, 200, jpeg.len() / 2, jpeg.len() - 100] {
+                assert!(mjpeg(&jpeg[..end]).is_err(), "cut after {end} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn no_byte_of_a_jpeg_can_make_it_panic() {
+        for (at, flip) in (0..JPEGS[0].len()).flat_map(|at| [(at, 0xFF), (at, 0x01), (at, 0x80)]) {
+            let mut jpeg = JPEGS[0].to_vec();
+            jpeg[at] ^= flip;
+            if let Ok(picture) = mjpeg(&jpeg) {
+                assert_eq!(picture.planes()[0].len(), picture.width() * picture.height());
+            }
+        }
+    }
+
+    #[test]
+    fn bt709_bars_become_bt601_bars() {
+        // 75 % yellow and blue in BT.709 and in BT.601, by the definitions.
+        for (from, to) in [([168, 44, 136], [162, 44, 142]), ([28, 212, 120], [35, 212, 114])] {
+            let mut picture = Picture::black(3, 3);
+            for (plane, value) in picture.planes_mut().into_iter().zip(from) {
+                plane.fill(value);
+            }
+            bt709_to_bt601(&mut picture);
+            for (plane, value) in picture.planes().iter().zip::<[u8; 3]>(to) {
+                assert!(plane.iter().all(|s| s.abs_diff(value) <= 1), "{plane:?} instead of {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn full_range_is_limited_at_both_ends() {
+        let mut picture = Picture::black(2, 2);
+        let [y, u, _] = picture.planes_mut();
+        y.copy_from_slice(&[0, 255, 128, 1]);
+        u[0] = 255;
+        limit_range(&mut picture);
+        assert_eq!(picture.planes(), &[vec![16, 235, 126, 17], vec![240], vec![128]]);
+    }
 }

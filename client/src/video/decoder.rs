@@ -5,7 +5,7 @@ use dav1d::{PixelLayout, PlanarImageComponent};
 use libdav1d_sys as _;
 use thiserror::Error;
 
-use super::convert::{self, Matrix};
+use super::convert;
 use crate::picture::{MAX_SIDE, Picture};
 
 /// Decodes one track.
@@ -105,7 +105,7 @@ fn picture(from: &dav1d::Picture) -> Result<Picture, DecodeError> {
         convert::limit_range(&mut to);
     }
     if from.matrix_coefficients() == dav1d::pixel::MatrixCoefficients::BT709 {
-        convert::to_bt601(&mut to, Matrix::Bt709);
+        convert::bt709_to_bt601(&mut to);
     }
     Ok(to)
 }

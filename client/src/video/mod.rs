@@ -14,10 +14,14 @@ pub mod camera;
 pub mod convert;
 pub mod decoder;
 pub mod encoder;
+mod file;
+mod pace;
 mod rav1e;
 pub mod scale;
 pub mod source;
 pub mod test_card;
+#[cfg(test)]
+mod tests;
 pub mod y4m;
 
 pub use decoder::Decoder;

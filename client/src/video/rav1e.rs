@@ -22,7 +22,7 @@ pub(super) struct Rav1e {
     context: Context<u8>,
     /// The bitrate `context` was made for.
     applied: Bitrate,
-    /// Frames that were flushed out of the last context. At most the [`DELAY_FRAMES`] it can hold.
+    /// Frames that were flushed out of the last context. At most the four pictures it holds back.
     flushed: Vec<EncodedFrame>,
 }
 
@@ -139,10 +139,9 @@ fn failed(action: &'static str, why: &dyn std::fmt::Display) -> EncodeError {
 
 /// rav1e's fastest preset.
 const FASTEST: u8 = 10;
-/// Rate control evens out over this many frames: its minimum, which gives the smallest key frames and the truest rate.
-const RESERVOIR_FRAMES: i32 = 12;
+/// Rate control evens out over this many frames. With 12, its minimum, a key frame uses up so much that the next frame is
+/// coded as a copy of it; with 30 that is rare, and rate
+/// and key frames grow by a few percent only.
+const RESERVOIR_FRAMES: i32 = 30;
 /// A change of bitrate is worth a key frame from one part in 7 (about 15 %) on.
 const WORTH_A_KEY_FRAME: u64 = 7;
-/// Pictures that rav1e holds back.
-#[cfg(test)]
-pub(super) const DELAY_FRAMES: usize = 4;

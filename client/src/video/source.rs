@@ -4,16 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use vchat_proto::units::MediaTime;
 
 use super::camera::{self, Camera};
 use super::encoder::MAX_FPS;
-use super::scale;
+use super::file::FileSource;
 use super::test_card::TestCard;
-use super::y4m::{self, Y4mError};
+use super::y4m::Y4mError;
 use crate::clock::MediaClock;
 use crate::picture::{MAX_SIDE, Picture};
 
@@ -100,7 +99,7 @@ pub fn open(
         }
         CameraSpec::File(path) => {
             let file = FileSource::open(path, size, fps, clock)?;
-            let ((width, height), fps) = (file.size, file.fps());
+            let ((width, height), fps) = (file.size(), file.fps());
             Ok(Some(Opened { source: Box::new(file), width, height, fps }))
         }
     }
@@ -207,113 +206,39 @@ pub enum OpenError {
     },
 }
 
-/// Absolute deadlines at a fixed rate: no drift, whatever each round takes.
-pub(super) struct Pacer {
-    start: Instant,
-    /// Rounds a second, as a fraction.
-    rate: (u32, u32),
-    next: u64,
-}
-
-impl Pacer {
-    pub(super) fn new(rate: (u32, u32)) -> Self {
-        Self { start: Instant::now(), rate, next: 0 }
-    }
-
-    /// Sleeps until the next round and returns its number. Rounds that are over already are left out.
-    pub(super) fn wait(&mut self) -> u64 {
-        let nanos = self.start.elapsed().as_nanos() * u128::from(self.rate.0);
-        let now = u64::try_from(nanos / (1_000_000_000 * u128::from(self.rate.1))).unwrap_or(u64::MAX);
-        let round = self.next.max(now);
-        // Rounded up, or a second call within the same nanosecond would find the round not begun.
-        let at = (u128::from(round) * 1_000_000_000 * u128::from(self.rate.1)).div_ceil(self.rate.0.into());
-        let at = self.start + Duration::from_nanos(u64::try_from(at).unwrap_or(u64::MAX));
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        self.next = round + 1;
-        round
-    }
-}
-
-/// A file played in real time, again and again.
-///
-/// With another rate than the file's own, pictures are left out or repeated: time passes as in the file.
-struct FileSource {
-    path: PathBuf,
-    reader: y4m::Reader,
-    size: (usize, usize),
-    rate: (u32, u32),
-    pacer: Pacer,
-    clock: MediaClock,
-    /// The picture shown last, and how many were read to get there.
-    current: Option<Arc<Picture>>,
-    read: u64,
-}
-
-impl FileSource {
-    fn open(
-        path: &PathBuf,
-        size: Option<(usize, usize)>,
-        fps: Option<u32>,
-        clock: MediaClock,
-    ) -> Result<Self, OpenError> {
-        let mut reader = y4m::Reader::open(path)?;
-        if reader.read()?.is_none() {
-            return Err(OpenError::Empty(path.clone()));
-        }
-        reader.rewind()?;
-        let size = size.unwrap_or((reader.width(), reader.height()));
-        let rate = fps.map_or(reader.rate(), |fps| (fps, 1));
-        let pacer = Pacer::new(rate);
-        Ok(Self { path: path.clone(), reader, size, rate, pacer, clock, current: None, read: 0 })
-    }
-
-    fn fps(&self) -> u32 {
-        self.rate.0.div_ceil(self.rate.1)
-    }
-
-    /// Reads on until `count` pictures were read in all.
-    fn advance(&mut self, count: u64) -> Result<(), Y4mError> {
-        let mut newest = None;
-        while self.read < count {
-            newest = self.reader.read()?;
-            if newest.is_none() {
-                self.reader.rewind()?;
-                newest = self.reader.read()?;
-            }
-            self.read += 1;
-        }
-        if let Some(picture) = newest {
-            self.current = Some(Arc::new(scale::scale_owned(picture, self.size.0, self.size.1)));
-        }
-        Ok(())
-    }
-
-    fn gone(&self, why: String) -> SourceError {
-        SourceError::Gone { source_name: self.path.display().to_string(), why }
-    }
-}
-
-impl Source for FileSource {
-    fn next_frame(&mut self) -> Result<Captured, SourceError> {
-        let round = self.pacer.wait();
-        let captured = self.clock.now();
-        // Which picture of the file is on at this time: round / rate * file rate.
-        let (n, d) = self.reader.rate();
-        let index = u128::from(round) * u128::from(self.rate.1) * u128::from(n)
-            / (u128::from(self.rate.0) * u128::from(d));
-        let index = u64::try_from(index).unwrap_or(u64::MAX - 1);
-        self.advance(index + 1).map_err(|e| self.gone(e.to_string()))?;
-        let picture = self.current.clone().ok_or_else(|| self.gone("it has no picture".to_owned()))?;
-        Ok(Captured { picture, captured, frame: round as u32 })
-    }
-
-    fn describe(&self) -> String {
-        let (n, d) = self.rate;
-        let fps = f64::from(n) / f64::from(d);
-        format!("file {}, {}x{} at {fps:.4} fps", self.path.display(), self.size.0, self.size.1)
-    }
-}
-
 /// What a call looks good in and every machine can encode.
 pub(super) const DEFAULT_SIZE: (usize, usize) = (640, 360);
 pub(super) const DEFAULT_FPS: u32 = 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> CameraSpec {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn specs_are_read_and_written_alike() {
+        for text in ["auto", "none", "test", "file:/a b/c.y4m", "0", "/dev/video2", "Integrated Camera: HD"] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        assert_eq!(parse("file:x.y4m"), CameraSpec::File("x.y4m".into()));
+        assert_eq!(parse("HD"), CameraSpec::Device("HD".to_owned()));
+        assert!("".parse::<CameraSpec>().is_err());
+        let error = "file:".parse::<CameraSpec>().expect_err("no path").to_string();
+        assert!(error.contains("'file:' is no camera"), "{error}");
+    }
+
+    #[test]
+    fn sizes_and_rates_out_of_range_are_refused() {
+        let open = |size, fps| open(&CameraSpec::Test, size, fps, MediaClock::new());
+        assert!(matches!(open(Some((8, 360)), None), Err(OpenError::Size(8, 360))));
+        assert!(matches!(open(Some((640, 9999)), None), Err(OpenError::Size(640, 9999))));
+        assert!(matches!(open(None, Some(0)), Err(OpenError::Fps(0))));
+        assert!(matches!(open(None, Some(1000)), Err(OpenError::Fps(1000))));
+        let opened = open(Some((320, 180)), Some(60)).expect("opened").expect("a source");
+        assert_eq!((opened.width, opened.height, opened.fps), (320, 180, 60));
+        assert!(super::open(&CameraSpec::None, None, None, MediaClock::new()).expect("no error").is_none());
+    }
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use vchat_proto::units::MediaTime;
 
 use super::barcode::{self, Stamp};
-use super::source::{Captured, Pacer, Source, SourceError};
+use super::pace::Pacer;
+use super::source::{Captured, Source, SourceError};
 use crate::clock::MediaClock;
 use crate::picture::Picture;
 
@@ -176,3 +177,35 @@ const RED: Colour = (81, 90, 240);
 /// Slow enough to follow with the eye, quick enough to see each freeze.
 const HAND_SECONDS: f32 = 2.0;
 const BALL_SECONDS: f32 = 4.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_carry_their_stamp_and_move() {
+        let clock = MediaClock::new();
+        let mut card = TestCard::new(640, 360, 200, clock);
+        let before = clock.now();
+        let first = card.next_frame().expect("a picture");
+        let second = card.next_frame().expect("a picture");
+        assert!(second.frame > first.frame && second.captured > first.captured && first.captured >= before);
+        for got in [&first, &second] {
+            let stamp = Stamp { frame: got.frame, captured: got.captured };
+            assert_eq!(barcode::read(&got.picture), Some(stamp));
+        }
+        let above = |got: &Captured| got.picture.planes()[0][..640 * 300].to_vec();
+        assert_ne!(above(&first), above(&second), "people see it move");
+    }
+
+    #[test]
+    fn every_size_can_be_painted() {
+        for (width, height) in [(16, 16), (17, 4096), (4096, 17), (161, 91), (1920, 1080)] {
+            let card = TestCard::new(width, height, 30, MediaClock::new());
+            for frame in [0, 1, 29, 59, 1_000_000, u32::MAX] {
+                let picture = card.paint(frame, MediaTime::MAX);
+                assert_eq!((picture.width(), picture.height()), (width, height));
+            }
+        }
+    }
+}

@@ -226,3 +226,100 @@ const COLOURS: &[&str] = &["420", "420jpeg", "420mpeg2", "420paldv"];
 const MAX_LINE: u64 = 1024;
 /// A few pictures' rows at once; larger planes bypass it.
 const BUFFER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), content).expect("written");
+        file
+    }
+
+    fn open_error(content: &[u8]) -> String {
+        Reader::open(file(content).path()).err().expect("an error").to_string()
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_again() {
+        let file = file(b"");
+        let mut picture = Picture::black(5, 3);
+        for (n, plane) in picture.planes_mut().into_iter().enumerate() {
+            plane.iter_mut().enumerate().for_each(|(i, s)| *s = (n * 50 + i) as u8);
+        }
+        let mut writer = Writer::create(file.path(), 5, 3, 25).expect("created");
+        writer.write(&picture).expect("written");
+        writer.write(&Picture::black(10, 6)).expect("scaled and written");
+        writer.flush().expect("flushed");
+
+        let mut reader = Reader::open(file.path()).expect("opened");
+        assert_eq!((reader.width(), reader.height(), reader.rate()), (5, 3, (25, 1)));
+        for _ in 0..2 {
+            assert_eq!(reader.read().expect("read"), Some(picture.clone()));
+            assert_eq!(reader.read().expect("read"), Some(Picture::black(5, 3)));
+            assert_eq!(reader.read().expect("the end"), None);
+            reader.rewind().expect("rewound");
+        }
+    }
+
+    #[test]
+    fn all_names_of_420_are_read() {
+        for colour in ["", " C420", " C420jpeg", " C420mpeg2 Ip", " C420paldv A1:1 XYSCSS=420PALDV"] {
+            let mut content = format!("YUV4MPEG2 W2 H2 F30000:1001{colour}\nFRAME Ip\n").into_bytes();
+            content.extend([20, 30, 40, 50, 60, 70]);
+            let file = file(&content);
+            let mut reader = Reader::open(file.path()).expect("opened");
+            assert_eq!(reader.rate(), (30_000, 1001));
+            let picture = reader.read().expect("read").expect("a picture");
+            assert_eq!(picture.planes(), &[vec![20, 30, 40, 50], vec![60], vec![70]]);
+        }
+        let content = b"YUV4MPEG2 W2 H2 F1:1 XCOLORRANGE=FULL\nFRAME\n\x00\xff\x00\xff\x80\x80";
+        let file = file(content);
+        let picture = Reader::open(file.path()).and_then(|mut r| r.read()).expect("read").expect("a picture");
+        assert_eq!(picture.planes()[0], [16, 235, 16, 235]);
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_say_why() {
+        let has = |content: &str, part: &str| {
+            let error = open_error(content.as_bytes());
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        };
+        has("", "does not end");
+        has("RIFF....\n", "does not begin with YUV4MPEG2");
+        has("YUV4MPEG2 W2 H2 F30:1", "does not end");
+        has("YUV4MPEG2 H2 F30:1\n", "has no size");
+        has("YUV4MPEG2 W0 H2 F30:1\n", "has no size");
+        has("YUV4MPEG2 W2 H99999999999999999999 F30:1\n", "has no size");
+        has("YUV4MPEG2 W2 H2\n", "has no frame rate");
+        has("YUV4MPEG2 W2 H2 F30:0\n", "has no frame rate");
+        has("YUV4MPEG2 W2 H2 F0:0\n", "has no frame rate");
+        has("YUV4MPEG2 W2 H2 F1000000:1\n", "has no frame rate");
+        has("YUV4MPEG2 W2 H2 F30:1 C444\n", "colour format '444'");
+        has("YUV4MPEG2 W2 H2 F30:1 C420p10\n", "colour format '420p10'");
+        has("YUV4MPEG2 W2 H2 F30:1 It\n", "interlaced");
+        has("YUV4MPEG2 W\u{fc}2 H2 F30:1\n", "has no size");
+        assert!(open_error(b"YUV4MPEG2 W\xff\n").contains("is not text"));
+        assert!(open_error(&[b'Y'; 5000]).contains("does not end"));
+        assert!(
+            Reader::open("/no/such/file.y4m")
+                .err()
+                .expect("an error")
+                .to_string()
+                .contains("/no/such/file.y4m")
+        );
+    }
+
+    #[test]
+    fn truncated_pictures_are_errors() {
+        let whole = b"YUV4MPEG2 W2 H2 F30:1\nFRAME\n\x10\x10\x10\x10\x80\x80";
+        for length in 23..whole.len() {
+            let file = file(&whole[..length]);
+            let error = Reader::open(file.path()).expect("opened").read().expect_err("cut short");
+            assert!(error.to_string().contains(&*file.path().to_string_lossy()), "{error}");
+        }
+        let file = file(b"YUV4MPEG2 W2 H2 F30:1\nFRAMES\n\x10\x10\x10\x10\x80\x80");
+        assert!(Reader::open(file.path()).expect("opened").read().is_err());
+    }
+}

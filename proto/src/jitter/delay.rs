@@ -19,6 +19,8 @@ pub(super) struct Delays {
     sorted: Vec<i64>,
     /// Jitter assumed until there are packets enough, in microseconds: what it was before a long pause.
     prior: Option<i64>,
+    /// Whether the first packets have been forgotten.
+    settled: bool,
 }
 
 impl Delays {
@@ -37,6 +39,10 @@ impl Delays {
         self.window.push_back((now, transit));
         let at = self.sorted.partition_point(|&t| t <= transit);
         self.sorted.insert(at, transit);
+        if !self.settled && self.window.len() >= SETTLING * 2 {
+            self.settled = true;
+            (0..SETTLING).for_each(|_| self.forget_first());
+        }
     }
 
     /// Transit time of the last packet.
@@ -90,3 +96,6 @@ const MAX_US: i64 = 400_000;
 /// Assumed before anything is known, for the first [`ENOUGH`] packets (half a second).
 const START_US: i64 = 15_000;
 const ENOUGH: usize = 50;
+/// Packets at the start that are forgotten as soon as there are as many after them (after 2 s): threads, devices and
+/// congestion windows come up in that second, and what it was like says nothing about the call.
+const SETTLING: usize = 100;

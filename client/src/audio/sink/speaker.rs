@@ -140,8 +140,17 @@ impl Speaker {
 }
 
 impl Sink for Speaker {
-    fn wants(&mut self, now: MediaTime) -> bool {
+    fn check(&mut self, now: MediaTime) -> Result<(), AudioError> {
         self.observe(now);
+        let gone = |reason| Err(AudioError::Gone { kind: Kind::Speaker, name: self.name.clone(), reason });
+        match self.errors.try_recv() {
+            Ok(reason) => gone(reason),
+            Err(_) if now.micros_since(self.alive) > SILENT_US => gone("it stopped taking sound".to_owned()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn wants(&mut self, _now: MediaTime) -> bool {
         self.level() < self.period + self.margin
     }
 
@@ -164,8 +173,7 @@ impl Sink for Speaker {
                 self.written += 1;
             }
         }
-        let gone = |reason| AudioError::Gone { kind: Kind::Speaker, name: self.name.clone(), reason };
-        self.errors.try_recv().map_or(Ok(()), |reason| Err(gone(reason)))
+        Ok(())
     }
 
     fn wait(&self, now: MediaTime) -> Duration {
@@ -268,10 +276,13 @@ const MARKS: usize = 64;
 /// Samples kept beyond a period: one block to start with, at most 20 ms on a machine that stalls.
 const MARGIN: usize = BLOCK;
 const MAX_MARGIN: usize = BLOCK * 8;
-/// After ten seconds without an underrun a smaller margin is tried.
-const RELAX_US: i64 = 10_000_000;
+/// After half a minute without an underrun a smaller margin is tried.
+const RELAX_US: i64 = 30_000_000;
 /// Gain of a sample's step after an underrun: back within 2 ms.
 const FADE_STEP: f32 = 0.01;
+/// A device silent for 5 s is gone, whatever the sound system says. Not less: a null sink of PulseAudio that was idle
+/// has rendered up to 2 s of silence ahead and takes nothing until that has passed.
+const SILENT_US: i64 = 5_000_000;
 /// A sound server that does not answer within 2 s does not work.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Beyond 20 ms a stamp is a new start (underrun, another device), not noise.

@@ -9,7 +9,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use vchat_proto::units::MediaTime;
 
 use super::Source;
-use crate::audio::device::{self, Found};
+use crate::audio::device::{self, Found, Watch};
 use crate::audio::resample::Resampler;
 use crate::audio::{AudioError, FRAME, Kind, RATE};
 use crate::clock::MediaClock;
@@ -30,6 +30,7 @@ pub(super) struct Microphone {
     /// When the device last gave anything.
     alive: MediaTime,
     _stream: cpal::Stream,
+    _watch: Watch,
 }
 
 /// Left by each callback: when the next sample of the ring was captured.
@@ -45,6 +46,7 @@ impl Microphone {
         let (ring, samples) = RingBuffer::new(RING);
         let (marks, marks_out) = RingBuffer::new(MARKS);
         let (errors, errors_out) = sync_channel(1);
+        let watch = Watch::start(&found.device, Kind::Microphone, errors.clone());
         let on_error = move |error: cpal::Error| {
             if fatal(&error) {
                 // One error ends the source; more of them say nothing new.
@@ -69,6 +71,7 @@ impl Microphone {
             clock,
             alive: clock.now(),
             _stream: stream,
+            _watch: watch,
         })
     }
 
@@ -102,6 +105,12 @@ impl Source for Microphone {
             if self.drain() {
                 self.alive = self.clock.now();
             }
+            if self.taken < u64::from(self.rate) / SETTLE_PART {
+                while self.resampler.pop().is_some() {}
+            }
+            if let Ok(reason) = self.errors.try_recv() {
+                return Err(self.gone(reason));
+            }
             let waiting = self.resampler.ready();
             if waiting >= FRAME {
                 frame.fill_with(|| self.resampler.pop().unwrap_or(0.0));
@@ -111,9 +120,6 @@ impl Source for Microphone {
                 return Ok(Some(self.timeline.time_of(self.taken as i64 - behind as i64)));
             }
             std::thread::sleep(POLL);
-        }
-        if let Ok(reason) = self.errors.try_recv() {
-            return Err(self.gone(reason));
         }
         if self.clock.now().micros_since(self.alive) > SILENT_US {
             return Err(self.gone("it stopped giving sound".to_owned()));
@@ -187,15 +193,18 @@ fn fatal(error: &cpal::Error) -> bool {
 /// When each sample was captured: a straight line through the callbacks' stamps.
 ///
 /// Callbacks run late, never early, so the line follows early stamps quickly and late ones slowly. Its slope is the
-/// nominal rate; a clock that is off by 100 ppm bends it by 1 µs in 10 ms, which the slow correction takes up.
+/// nominal rate; a clock that is off by 100 ppm bends it by 1 µs in 10 ms, which the slow correction takes up. While
+/// the stream settles it takes the earliest stamp as it is.
 struct Timeline {
     rate: u32,
+    /// Samples before this one are not used.
+    settled: u64,
     last: Option<(u64, MediaTime)>,
 }
 
 impl Timeline {
-    const fn new(rate: u32) -> Self {
-        Self { rate, last: None }
+    fn new(rate: u32) -> Self {
+        Self { rate, settled: u64::from(rate) / SETTLE_PART, last: None }
     }
 
     fn observe(&mut self, mark: Mark) {
@@ -207,6 +216,7 @@ impl Timeline {
         let error = mark.captured.micros_since(expected);
         let follow = match error {
             _ if error.abs() > JUMP_US || mark.sample < last => error,
+            ..0 if mark.sample < self.settled => error,
             ..0 => error / 8,
             _ => error / 64,
         };
@@ -228,8 +238,12 @@ const MARKS: usize = 64;
 /// How often the ring is looked at: the time lost by looking is half of it.
 const POLL: Duration = Duration::from_millis(1);
 const POLLS: u32 = 20;
-/// A device silent for two seconds is gone, whatever the sound system says.
-const SILENT_US: i64 = 2_000_000;
+/// The first tenth of a second is dropped: the sound system does not know its own latency yet, and hands over what it
+/// had in store, both of which would look like jitter to the listeners for seconds.
+const SETTLE_PART: u64 = 10;
+/// A device silent for 5 s is gone, whatever the sound system says. Not less: the monitor of a null sink that was idle
+/// gives nothing for up to 2 s.
+const SILENT_US: i64 = 5_000_000;
 /// A sound server that does not answer within 2 s does not work.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Beyond 40 ms a stamp is a new start (samples were lost, the server moved us), not noise.
@@ -259,8 +273,8 @@ mod tests {
     #[test]
     fn a_gap_moves_the_timeline_at_once() {
         let mut timeline = Timeline::new(RATE);
-        timeline.observe(Mark { sample: 0, captured: MediaTime::from_micros(1_000_000) });
-        timeline.observe(Mark { sample: 240, captured: MediaTime::from_micros(1_305_000) });
-        assert_eq!(timeline.time_of(480).as_micros(), 1_310_000);
+        timeline.observe(Mark { sample: 9600, captured: MediaTime::from_micros(1_000_000) });
+        timeline.observe(Mark { sample: 9840, captured: MediaTime::from_micros(1_305_000) });
+        assert_eq!(timeline.time_of(10_080).as_micros(), 1_310_000);
     }
 }

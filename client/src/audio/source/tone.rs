@@ -110,7 +110,7 @@ const SOFT_HZ: f32 = 400.0;
 /// Search in steps of 5 samples, at which the likeness of a chirp to itself is still above [`SUSPECT`].
 const COARSE: usize = 5;
 const SUSPECT: f32 = 0.25;
-/// Likeness of a real chirp after Opus is above 0.9, with one frame concealed above 0.7; of speech below 0.3.
+/// Far above what noise or a tone reaches, and below a chirp that has passed through Opus (see the tests).
 const CERTAIN: f32 = 0.6;
 
 #[cfg(test)]
@@ -152,10 +152,10 @@ mod tests {
                 seed as f32 / u32::MAX as f32 - 0.5
             })
             .collect();
-        assert_eq!(find_chirps(&noise), []);
-        assert_eq!(find_chirps(&vec![0.0; 96_000]), []);
+        assert!(find_chirps(&noise).is_empty());
+        assert!(find_chirps(&vec![0.0; 96_000]).is_empty());
         let tone: Vec<f32> = (4_000..40_000).map(sample).collect();
-        assert_eq!(find_chirps(&tone), []);
-        assert_eq!(find_chirps(&[0.1; 10]), []);
+        assert!(find_chirps(&tone).is_empty());
+        assert!(find_chirps(&[0.1; 10]).is_empty());
     }
 }

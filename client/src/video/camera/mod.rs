@@ -83,7 +83,9 @@ impl Camera {
             move || {
                 // Says so however the thread ends, by a panic in a driver binding too.
                 let _ended = EndOnDrop(&slot);
-                run(index, &mode, clock, &slot, &ready);
+                if let Err(why) = run(index, &mode, clock, &slot, &ready) {
+                    slot.end(why);
+                }
             }
         };
         std::thread::Builder::new()
@@ -193,14 +195,15 @@ struct Raw {
     number: u32,
 }
 
-/// The capture thread: opens the device, says so to `ready`, and fills `slot` until that is closed or the device gone.
+/// The capture thread: opens the device, says so to `ready`, and fills `slot` until that is closed. An error is why the
+/// device is gone; it is closed by then.
 fn run(
     index: u32,
     mode: &Mode,
     clock: MediaClock,
     slot: &Slot,
     ready: &mpsc::SyncSender<Result<(), String>>,
-) {
+) -> Result<(), String> {
     // A receiver that is gone has given up on this camera; `closed` then ends the loop below.
     let mut camera = match start(index, mode) {
         Ok(camera) => {
@@ -209,7 +212,7 @@ fn run(
         }
         Err(why) => {
             let _ = ready.send(Err(why));
-            return;
+            return Ok(());
         }
     };
     let (mut number, mut failures) = (0_u32, 0);
@@ -220,7 +223,7 @@ fn run(
                 let captured = clock.now() - buffer.capture_timestamp().map_or(Duration::ZERO, age);
                 let mut state = slot.lock();
                 if state.closed {
-                    return;
+                    return Ok(());
                 }
                 state.newest = Some(Raw { data: buffer.buffer_bytes(), captured, number });
                 drop(state);
@@ -229,14 +232,17 @@ fn run(
             }
             Err(error) => {
                 failures += 1;
-                let unplugged = !device(index).exists();
-                if slot.lock().closed || unplugged || failures > MAX_FAILURES {
-                    return slot.end(if unplugged { "unplugged".to_owned() } else { error.to_string() });
+                if slot.lock().closed {
+                    return Ok(());
+                }
+                if !device(index).exists() {
+                    return Err("unplugged".to_owned());
+                }
+                if failures > MAX_FAILURES {
+                    return Err(error.to_string());
                 }
                 tracing::debug!(index, %error, "camera stream opened anew");
-                if let Err(error) = camera.stop_stream().and_then(|()| camera.open_stream()) {
-                    return slot.end(error.to_string());
-                }
+                camera.stop_stream().and_then(|()| camera.open_stream()).map_err(|e| e.to_string())?;
             }
         }
     }
