@@ -4,8 +4,10 @@
 //! - [`demo`]: shows a call on this machine (`vchat-demo`).
 //! - [`harness`]: real programs under test, with a display and sound devices of their own.
 //! - [`netem`]: an impaired network, as a machine in virtual time and as a UDP proxy (`vchat-netem`).
+//! - [`virtual_call`]: whole calls of the state machines, in virtual time.
 
 pub mod bench;
 pub mod demo;
 pub mod harness;
 pub mod netem;
+pub mod virtual_call;

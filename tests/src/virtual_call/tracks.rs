@@ -1,0 +1,228 @@
+//! What a client sends and what it makes of what it receives, track by track.
+
+use std::time::{Duration, Instant};
+
+use vchat_proto::egress::Egress;
+use vchat_proto::id::TrackId;
+use vchat_proto::jitter::{FRAME, JitterBuffer, Packet, Stretch, Tick};
+use vchat_proto::packetize::Packetizer;
+use vchat_proto::reassemble::{Output, Reassembler};
+use vchat_proto::room::kind_of;
+use vchat_proto::session::Me;
+use vchat_proto::units::MediaTime;
+use vchat_proto::wire::datagram::{Media, MediaKind};
+
+use super::client::{Heard, Shown};
+use super::media::{Decoder, Encoder};
+use crate::netem::Random;
+
+/// Camera, encoder and microphone, and the queue to the relay.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) queue: Egress,
+    pub(super) key_frame_wanted: bool,
+    encoder: Encoder,
+    video: Option<Packetizer>,
+    audio: Option<Packetizer>,
+    picture_at: Duration,
+    sound_at: Duration,
+}
+
+/// Somebody's pictures.
+#[derive(Debug)]
+pub(super) struct Video {
+    pub(super) from: String,
+    pub(super) reassembler: Reassembler,
+    decoder: Decoder,
+    /// When their media clock was zero, in microseconds since the world began.
+    clock_zero_us: i64,
+}
+
+/// Somebody's sound.
+#[derive(Debug)]
+pub(super) struct Voice {
+    pub(super) from: String,
+    buffer: JitterBuffer,
+    last: Option<u32>,
+    play_at: Duration,
+    clock_zero_us: i64,
+}
+
+impl Sender {
+    pub(super) fn new(now: Duration, random: &mut Random) -> Self {
+        Self {
+            queue: Egress::default(),
+            key_frame_wanted: false,
+            encoder: Encoder::new(Random::new(random.bits(), 0)),
+            video: None,
+            audio: None,
+            picture_at: now + random.below(FRAME_INTERVAL),
+            sound_at: now + random.below(FRAME),
+        }
+    }
+
+    /// The relay has numbered our tracks: sending begins, with a key frame.
+    pub(super) fn begin(&mut self, me: &Me) {
+        let of_kind = |kind| {
+            let track = me.tracks.iter().find(|(_, k)| kind_of(*k) == kind);
+            track.map(|(id, _)| Packetizer::new(kind, *id))
+        };
+        (self.video, self.audio) = (of_kind(MediaKind::Video), of_kind(MediaKind::Audio));
+        self.queue = Egress::default();
+        self.key_frame_wanted = true;
+    }
+
+    pub(super) fn pause(&mut self) {
+        (self.video, self.audio) = (None, None);
+        self.queue = Egress::default();
+    }
+
+    pub(super) fn next_event(&self) -> Duration {
+        self.picture_at.min(self.sound_at)
+    }
+
+    /// Captures what is due. `clock` is media time at the world's zero.
+    pub(super) fn capture(&mut self, start: Instant, now: Duration, clock: MediaTime) {
+        let at = start + now;
+        while self.picture_at <= now {
+            let captured = clock + self.picture_at;
+            self.picture_at += FRAME_INTERVAL;
+            // What waits already is enough: the next picture will be a newer one.
+            let backlog = self.queue.video_wait(at) > BACKLOG;
+            if let Some(packetizer) = self.video.as_mut().filter(|_| !backlog) {
+                let (data, key) = self.encoder.encode(std::mem::take(&mut self.key_frame_wanted));
+                send(&mut self.queue, at, packetizer, &data, key, captured);
+            }
+        }
+        while self.sound_at <= now {
+            let captured = clock + self.sound_at;
+            self.sound_at += FRAME;
+            if let Some(packetizer) = &mut self.audio {
+                let number = packetizer.next_frame().0.to_be_bytes();
+                let data: Vec<u8> = number.into_iter().cycle().take(OPUS_BYTES).collect();
+                send(&mut self.queue, at, packetizer, &data, true, captured);
+            }
+        }
+        while self.queue.poll_key_frame_needed().is_some() {
+            self.key_frame_wanted = true;
+        }
+    }
+}
+
+impl Video {
+    pub(super) fn new(from: &str, clock_zero_us: i64) -> Self {
+        Self {
+            from: from.into(),
+            reassembler: Reassembler::default(),
+            decoder: Decoder::default(),
+            clock_zero_us,
+        }
+    }
+
+    /// Decodes what can be decoded. Panics where a real decoder would show garbage.
+    pub(super) fn drain(
+        &mut self,
+        now: Duration,
+        track: TrackId,
+        needed: &mut Vec<TrackId>,
+        shown: &mut Vec<Shown>,
+    ) {
+        while let Some(output) = self.reassembler.poll_output() {
+            match output {
+                Output::KeyFrameNeeded => needed.push(track),
+                Output::Frame(frame) => {
+                    let picture = self.decoder.decode(&frame.data, &self.from);
+                    assert_eq!(frame.key, picture.reference.is_none(), "the header's key flag: {}", self.from);
+                    let captured = frame.captured.as_micros() as i64 + self.clock_zero_us;
+                    let captured = Duration::from_micros(captured.max(0).unsigned_abs());
+                    let newest = shown.last().map(|s| s.captured);
+                    assert!(newest.is_none_or(|n| captured > n), "older than the picture before: {}", self.from);
+                    shown.push(Shown { at: now, captured, number: picture.number, key: frame.key });
+                }
+            }
+        }
+    }
+}
+
+impl Voice {
+    pub(super) fn new(now: Duration, from: &str, clock_zero_us: i64) -> Self {
+        Self { from: from.into(), buffer: JitterBuffer::new(), last: None, play_at: now, clock_zero_us }
+    }
+
+    pub(super) fn handle(&mut self, now: MediaTime, media: &Media) {
+        let (id, captured) = (media.header.frame, media.header.captured);
+        let (repairs, pauses, payload) = (true, false, media.payload());
+        self.buffer.handle_packet(now, Packet { id, captured, repairs, pauses, payload });
+    }
+
+    /// When the sound decoded so far is over.
+    pub(super) const fn next_event(&self) -> Duration {
+        self.play_at
+    }
+
+    /// The sound card has played what there was. `clock` is the listener's media time at the world's zero.
+    pub(super) fn play(&mut self, now: Duration, clock: MediaTime, heard: &mut Heard) {
+        while self.play_at <= now {
+            let at = self.play_at;
+            let stretched = match self.buffer.tick(clock + at) {
+                Tick::Play { packet, stretch } => {
+                    self.check(&packet);
+                    let captured = packet.captured.as_micros() as i64 + self.clock_zero_us;
+                    heard.delays.push(Duration::from_micros((at.as_micros() as i64 - captured).max(0).unsigned_abs()));
+                    // A time stretcher cuts or repeats one pitch period.
+                    match stretch {
+                        Stretch::Keep => 0,
+                        Stretch::Shorten { excess, .. } => -(excess.min(PITCH_PERIOD).as_micros() as i64),
+                        Stretch::Lengthen { lack } => lack.min(PITCH_PERIOD).as_micros() as i64,
+                    }
+                }
+                Tick::Conceal { .. } => 0,
+                Tick::Silence => {
+                    self.play_at += BLOCK;
+                    continue;
+                }
+            };
+            self.buffer.handle_stretched(stretched);
+            self.play_at += FRAME;
+            self.play_at = match stretched {
+                0.. => self.play_at + Duration::from_micros(stretched.unsigned_abs()),
+                _ => self.play_at - Duration::from_micros(stretched.unsigned_abs()),
+            };
+        }
+        heard.stats = self.buffer.stats();
+    }
+
+    fn check(&mut self, packet: &Packet) {
+        let number = packet.id.0;
+        let payload = number.to_be_bytes().into_iter().cycle().take(OPUS_BYTES);
+        assert!(payload.eq(packet.payload.iter().copied()), "sound is damaged: {}", self.from);
+        assert!(self.last.is_none_or(|last| number > last), "sound out of order: {}", self.from);
+        self.last = Some(number);
+    }
+}
+
+fn send(
+    queue: &mut Egress,
+    at: Instant,
+    packetizer: &mut Packetizer,
+    data: &[u8],
+    key: bool,
+    captured: MediaTime,
+) {
+    let datagrams = packetizer.packetize(data, key, captured).unwrap_or_else(|e| panic!("the model's {e}"));
+    for datagram in datagrams {
+        let media = Media::parse(datagram.freeze()).unwrap_or_else(|e| panic!("the packetizer makes a {e}"));
+        queue.push(at, media.header, media.body);
+    }
+}
+
+/// 30 pictures a second.
+pub(super) const FRAME_INTERVAL: Duration = Duration::from_micros(33_333);
+/// As the client does: two frames even out a key frame.
+const BACKLOG: Duration = Duration::from_millis(66);
+/// 10 ms of Opus at 32 kb/s.
+const OPUS_BYTES: usize = 40;
+/// What a mixer takes at once.
+const BLOCK: Duration = Duration::from_micros(2_500);
+/// Of most voices.
+const PITCH_PERIOD: Duration = Duration::from_millis(5);
