@@ -187,7 +187,7 @@ struct Party {
 impl Party {
     fn start(name: &str, stage: &Stage, setup: &Setup) -> anyhow::Result<Self> {
         let line = stage.lines.get(usize::from(name == BOB));
-        let address = line.map_or(stage.relay.address(), |line| line.address());
+        let address = line.map_or_else(|| stage.relay.address(), |line| line.address());
         let mut command = client(name, address, stage.home.path())?;
         let (width, height) = setup.size;
         command.args(["--camera", "test", "--size", &format!("{width}x{height}")]);

@@ -68,12 +68,7 @@ pub struct Heard {
 }
 
 impl Client {
-    pub(super) fn new(
-        now: Duration,
-        session: Session,
-        path: Path,
-        mut random: Random,
-    ) -> Self {
+    pub(super) fn new(now: Duration, session: Session, path: Path, mut random: Random) -> Self {
         Self {
             session,
             path,
