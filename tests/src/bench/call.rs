@@ -1,5 +1,6 @@
 //! One call between two real clients through a real relay.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ use vchat_proto::stats::Distribution;
 use super::options::{Display, Setup};
 use super::pixels::{Pictures, Shown};
 use super::{chirps, cpu};
-use crate::harness::{Process, PulseServer, Recording, Relay, Xvfb, client};
+use crate::harness::{Image, Process, PulseServer, Recording, Relay, Xvfb, client};
 
 /// What was measured of a call, of both clients together.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +108,9 @@ impl Measured {
         for ((name, other), whole) in [(ANN, BOB), (BOB, ANN)].into_iter().zip(whole) {
             let shown = Shown::read(&stage.pictures(name), other)?;
             pictures.merge(&shown.within(&window.media));
+            if let Some((number, image)) = &shown.damaged {
+                keep(image, &format!("{name}-{number}.png"))?;
+            }
             let (all, told) = (shown.all().delay, Told::read(whole));
             for (quantile, told) in [(0.5, told.p50), (0.95, told.p95)] {
                 let seen = all.quantile(quantile).context("no picture with a barcode was shown")?;
@@ -308,6 +312,16 @@ fn since(time: Instant, origin: Instant) -> f64 {
     after - origin.saturating_duration_since(time).as_secs_f64()
 }
 
+/// Saves a damaged picture for people to look at.
+fn keep(image: &Image, name: &str) -> anyhow::Result<()> {
+    let dir = Path::new(DAMAGED);
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {DAMAGED}"))?;
+    let path = dir.join(name);
+    image.save_png(&path)?;
+    writeln!(std::io::stderr(), "a picture without a barcode was shown: {}", path.display())?;
+    Ok(())
+}
+
 /// A directory in memory where that is large enough: writing raw pictures to a disk would disturb the call.
 fn home() -> anyhow::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
@@ -327,6 +341,8 @@ fn mean(values: &[Value], number: impl Fn(&Value) -> f64) -> f64 {
 
 const ANN: &str = "ann";
 const BOB: &str = "bob";
+/// Where damaged pictures are kept, below the current directory.
+const DAMAGED: &str = "target/damaged";
 const TRAIN: &str = "chirps.wav";
 
 /// Buffers have found their size and the estimates of clocks and rates have settled.

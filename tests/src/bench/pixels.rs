@@ -8,10 +8,14 @@ use vchat_client::video::barcode;
 use vchat_client::video::y4m::Reader;
 use vchat_proto::stats::Distribution;
 
+use crate::harness::Image;
+
 /// All pictures that a client has shown of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
     pictures: Vec<Picture>,
+    /// The first damaged one, in shades of grey, and its number.
+    pub(super) damaged: Option<(usize, Image)>,
 }
 
 /// A picture that was shown. Times in microseconds on the clock that all clients of a machine share.
@@ -44,11 +48,16 @@ impl Shown {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let shown = parse(&csv).with_context(|| format!("{} is damaged", path.display()))?;
         let mut video = Reader::open(dir.join(format!("{name}.y4m")))?;
-        let mut pictures = Vec::with_capacity(shown.len());
+        let (mut pictures, mut damaged) = (Vec::with_capacity(shown.len()), None);
         while let Some(picture) = video.read()? {
             let shown =
                 *shown.get(pictures.len()).context("there are more pictures than lines about them")?;
             let captured = barcode::read(&picture).map(|stamp| stamp.captured.as_micros() as i64);
+            if captured.is_none() && damaged.is_none() {
+                let rgb = picture.planes()[0].iter().flat_map(|luma| [*luma; 3]).collect();
+                let image = Image { width: picture.width(), height: picture.height(), rgb };
+                damaged = Some((pictures.len(), image));
+            }
             pictures.push(Picture { shown, captured });
         }
         ensure!(
@@ -57,7 +66,7 @@ impl Shown {
             pictures.len(),
             shown.len()
         );
-        Ok(Self { pictures })
+        Ok(Self { pictures, damaged })
     }
 
     /// The pictures shown within a stretch of time, in microseconds.
@@ -133,7 +142,7 @@ mod tests {
 
     fn shown(pictures: impl IntoIterator<Item = (i64, Option<i64>)>) -> Shown {
         let picture = |(shown, captured)| Picture { shown, captured };
-        Shown { pictures: pictures.into_iter().map(picture).collect() }
+        Shown { pictures: pictures.into_iter().map(picture).collect(), damaged: None }
     }
 
     #[test]
@@ -155,6 +164,8 @@ mod tests {
         std::fs::write(dir.path().join("ann.csv"), &csv).expect("written");
 
         let shown = Shown::read(dir.path(), "ann").expect("readable");
+        let (number, image) = shown.damaged.clone().expect("one without a barcode");
+        assert_eq!((number, image.pixel(7, 7)), (4, [16; 3]));
         let all = shown.all();
         assert_eq!((all.count, all.damaged, all.freezes), (10, 1, 0));
         assert_eq!((all.delay.len(), all.delay.quantile(0.5)), (9, Some(25_000)));
