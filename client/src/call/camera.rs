@@ -180,7 +180,10 @@ impl Shared {
                         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = settings.bitrate;
                         open = Some((encoder, settings));
                     }
-                    Err(e) => return self.gone(format!("cannot encode: {e}")),
+                    Err(e) => {
+                        self.gone(format!("cannot encode: {e}"));
+                        continue;
+                    }
                 }
             }
             let Some((encoder, _)) = &mut open else { continue };
