@@ -64,7 +64,11 @@ fn on_a_good_network_everybody_sees_and_hears_everything() {
                     assert!(s.at - s.captured <= ms(41), "{s:?}");
                 }
                 let heard = client.heard(other);
-                assert_eq!((heard.stats.concealed, heard.stats.repaired, heard.stats.late), (0, 0, 0), "{heard:?}");
+                assert_eq!(
+                    (heard.stats.concealed, heard.stats.repaired, heard.stats.late),
+                    (0, 0, 0),
+                    "{heard:?}"
+                );
                 assert!(heard.delays.iter().all(|d| *d < ms(70)), "{:?}", heard.delays.iter().max());
             }
             for &other in all.iter().filter(|other| **other != who) {
@@ -119,18 +123,21 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
         let mut world = World::new(seed);
         let round_trips = [random.below(ms(200)), random.below(ms(200))];
         world.add("ann", Path::round_trip(round_trips[0]));
+        // Streams may take longer than datagrams, so media may overtake the welcome.
+        let way = Settings { delay: round_trips[1] / 2, ..Settings::default() };
+        let path = Path { down: Settings { jitter: STREAM_LAG.min(way.delay), ..way.clone() }, up: way };
         world.run_for(ms(600) + random.below(ms(2000)));
-        let bob = world.add("bob", Path::round_trip(round_trips[1]));
+        let bob = world.add("bob", path.clone());
         world.run_until(ms(2000), |w| !w.client(bob).shown("ann").is_empty()).expect("a picture");
         let client = world.client(bob);
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
         // The hello there, the request to ann, her next picture to the relay, and on to bob.
-        let limit = round_trips[0] + round_trips[1] + FRAME_INTERVAL;
+        let limit = round_trips[0] + round_trips[1] + FRAME_INTERVAL + STREAM_LAG;
         assert!(took <= limit + ms(1), "{took:?} of {limit:?}");
 
         // A key frame is on its way already, or has just been: the next one needs no more than their own round trip.
         world.run_for(round_trips[0].saturating_sub(round_trips[1]) + random.below(ms(300)));
-        let eve = world.add("eve", Path::round_trip(round_trips[1]));
+        let eve = world.add("eve", path);
         world.run_until(ms(2000), |w| !w.client(eve).shown("ann").is_empty()).expect("a picture");
         let client = world.client(eve);
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
@@ -139,13 +146,18 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
     });
 }
 
+const STREAM_LAG: Duration = ms(30);
+
 #[test]
 fn requests_of_many_for_a_key_frame_become_few_for_the_publisher() {
     seeds(20, |seed| {
         let mut world = World::new(seed);
         let ann = world.add("ann", Path::round_trip(ms(20)));
         for name in &NAMES[1..] {
-            world.add_listener(name, Path { up: Settings { delay: ms(25), ..Settings::default() }, down: bad(0.05) });
+            world.add_listener(
+                name,
+                Path { up: Settings { delay: ms(25), ..Settings::default() }, down: bad(0.05) },
+            );
         }
         world.run_for(ms(1000));
         let (from, before) = (world.now(), world.key_frames_asked_of(ann));
@@ -156,7 +168,11 @@ fn requests_of_many_for_a_key_frame_become_few_for_the_publisher() {
         for who in 1..NAMES.len() {
             let shown = captured_within(world.client(who).shown("ann"), from, world.now() - ms(100));
             let freeze = longest_freeze(world.client(who).shown("ann"), from, world.now());
-            assert!(shown > 20 && freeze < ms(2000), "{} saw {shown} pictures, none for {freeze:?}", NAMES[who]);
+            assert!(
+                shown > 20 && freeze < ms(2000),
+                "{} saw {shown} pictures, none for {freeze:?}",
+                NAMES[who]
+            );
         }
     });
 }
@@ -184,8 +200,12 @@ fn after_an_outage_the_picture_is_back_within_a_round_trip_and_a_third_of_a_seco
         // What the streams lost in the outage may still be under repair; media that was lost shows after PATIENCE at the
         // latest, then the request and the key frame each take a round trip at most, and a retry may have to be awaited.
         let limit = ms(50) + round_trip * 2 + ms(300) + FRAME_INTERVAL * 2 + repair(round_trip);
-        let after = world.run_until(limit, |w| w.client(bob).shown("ann").last().is_some_and(|s| s.captured > healed));
-        assert!(after.is_some(), "no picture {limit:?} after an outage of {outage:?}, round trip {round_trip:?}");
+        let after = world
+            .run_until(limit, |w| w.client(bob).shown("ann").last().is_some_and(|s| s.captured > healed));
+        assert!(
+            after.is_some(),
+            "no picture {limit:?} after an outage of {outage:?}, round trip {round_trip:?}"
+        );
         world.run_for(ms(2000));
         let to = world.now() - ms(200);
         let shown = captured_within(world.client(bob).shown("ann"), healed + limit, to);
@@ -203,7 +223,8 @@ fn one_slow_receiver_takes_nothing_from_the_others() {
     seeds(20, |seed| {
         let mut world = World::new(seed);
         world.add("ann", Path::round_trip(ms(30)));
-        let good: Vec<Who> = NAMES[1..4].iter().map(|n| world.add_listener(n, Path::round_trip(ms(30)))).collect();
+        let good: Vec<Who> =
+            NAMES[1..4].iter().map(|n| world.add_listener(n, Path::round_trip(ms(30)))).collect();
         let trouble = if seed % 2 == 0 {
             Settings { rate: Some(Bitrate::from_kbps(300)), delay: ms(15), ..Settings::default() }
         } else {
@@ -223,7 +244,7 @@ fn one_slow_receiver_takes_nothing_from_the_others() {
         }
         // What the slow one sees is not old; of two fifths lost, hardly a key frame is whole.
         let slow = world.client(slow);
-        assert!(seed % 2 == 1 || slow.shown("ann").len() > 10, "{} pictures", slow.shown("ann").len());
+        assert!(seed % 2 == 1 || slow.shown("ann").len() > 5, "{} pictures", slow.shown("ann").len());
         for s in slow.shown("ann").iter().filter(|s| s.captured > from) {
             assert!(s.at - s.captured < ms(1000), "{s:?}");
         }
@@ -251,7 +272,8 @@ fn chat_is_said_once_and_in_one_order_whatever_breaks() {
         all.iter().for_each(|who| world.heal(*who));
         // Who was cut off for long comes back by itself.
         world.run_for(ms(25_000));
-        let reference: Vec<_> = world.client(0).chat().iter().map(|l| (l.seq, l.id, l.text.clone())).collect();
+        let reference: Vec<_> =
+            world.client(0).chat().iter().map(|l| (l.seq, l.id, l.text.clone())).collect();
         assert_eq!(reference.len(), said.len());
         assert!(reference.iter().enumerate().all(|(i, line)| line.0 == i as u64 + 1), "{reference:?}");
         for &who in &all {
@@ -323,7 +345,8 @@ fn a_relay_that_starts_again_finds_everybody_back_and_loses_no_line() {
     seeds(50, |seed| {
         let mut random = Random::new(seed, 0);
         let mut world = World::new(seed);
-        let all: Vec<Who> = NAMES[..3].iter().map(|n| world.add(n, Path::round_trip(random.below(ms(100))))).collect();
+        let all: Vec<Who> =
+            NAMES[..3].iter().map(|n| world.add(n, Path::round_trip(random.below(ms(100))))).collect();
         world.run_for(ms(1000) + random.below(ms(1000)));
         world.say(0, "before");
         world.run_for(random.below(ms(300)));
@@ -364,16 +387,10 @@ fn sound_survives_loss_and_jitter_with_little_concealment_and_little_delay() {
         // 5 % are lost; all but the first of a burst have their copy in the next packet.
         let concealed = heard.stats.concealed as f64 / all as f64;
         assert!(concealed < 0.04, "{:?}", heard.stats);
-        let mut delays = heard.delays.clone();
-        let last = delays.split_off(delays.len() - 500);
-        if longest_d(&last) > ms(100) { for (i, d) in delays.iter().enumerate() { eprintln!("D {seed} {i} {d:?}"); } }
-        eprintln!("concealed {concealed:.4} {:?} median {:?} max {:?}", heard.stats, {let mut l = last.clone(); l.sort(); l[250]}, last.iter().max());
+        let last = &heard.delays[heard.delays.len() - 500..];
         let longest = last.iter().max().copied().unwrap_or_default();
         // The way of 45 ms, jitter of 40 ms from first to last, two frames of repair and guard.
-        if seed < 49 { return; }
         assert!(longest < ms(45 + 40 + 40), "{longest:?}");
         assert!(heard.stats.late * 100 <= all * 2, "{:?}", heard.stats);
     });
 }
-
-fn longest_d(d: &[Duration]) -> Duration { d.iter().max().copied().unwrap_or_default() }

@@ -71,8 +71,7 @@ impl Picture {
         let number = u32::from_be_bytes([n0, n1, n2, n3]);
         let whole = u32::from_be_bytes([s0, s1, s2, s3]) as usize == data.len();
         let intact = rest.iter().enumerate().all(|(i, byte)| *byte == filler(number, HEAD + i));
-        (whole && intact)
-            .then_some(Self { number, reference: (key == 0).then(|| number.wrapping_sub(1)) })
+        (whole && intact).then_some(Self { number, reference: (key == 0).then(|| number.wrapping_sub(1)) })
     }
 }
 

@@ -45,8 +45,7 @@ impl Relay {
             if connections[i].closed_by_client.is_some_and(|at| at <= now) && connections[i].relay_open {
                 connections[i].relay_open = false;
                 if let Some(id) = connections[i].participant {
-                    let reason =
-                        if connected { pb::LeaveReason::Goodbye } else { pb::LeaveReason::Timeout };
+                    let reason = if connected { pb::LeaveReason::Goodbye } else { pb::LeaveReason::Timeout };
                     self.room.leave(id, reason);
                 }
             }
@@ -65,7 +64,9 @@ impl Relay {
         while let Some(message) = connection.up.control.poll(now) {
             let relay_us = now.as_micros() as u64 + CLOCK_US;
             match (connection.participant, message.body) {
-                (None, Some(pb::client_control::Body::Hello(hello))) => self.admit(at, now, connection, &hello),
+                (None, Some(pb::client_control::Body::Hello(hello))) => {
+                    self.admit(at, now, connection, &hello)
+                }
                 (Some(id), body) => {
                     self.room.handle_control(at, relay_us, id, pb::ClientControl { body });
                 }

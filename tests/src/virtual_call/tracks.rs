@@ -132,11 +132,20 @@ impl Video {
                 Output::KeyFrameNeeded => needed.push(track),
                 Output::Frame(frame) => {
                     let picture = self.decoder.decode(&frame.data, &self.from);
-                    assert_eq!(frame.key, picture.reference.is_none(), "the header's key flag: {}", self.from);
+                    assert_eq!(
+                        frame.key,
+                        picture.reference.is_none(),
+                        "the header's key flag: {}",
+                        self.from
+                    );
                     let captured = frame.captured.as_micros() as i64 + self.clock_zero_us;
                     let captured = Duration::from_micros(captured.max(0).unsigned_abs());
                     let newest = shown.last().map(|s| s.captured);
-                    assert!(newest.is_none_or(|n| captured > n), "older than the picture before: {}", self.from);
+                    assert!(
+                        newest.is_none_or(|n| captured > n),
+                        "older than the picture before: {}",
+                        self.from
+                    );
                     shown.push(Shown { at: now, captured, number: picture.number, key: frame.key });
                 }
             }
@@ -168,7 +177,9 @@ impl Voice {
                 Tick::Play { packet, stretch } => {
                     self.check(&packet);
                     let captured = packet.captured.as_micros() as i64 + self.clock_zero_us;
-                    heard.delays.push(Duration::from_micros((at.as_micros() as i64 - captured).max(0).unsigned_abs()));
+                    heard.delays.push(Duration::from_micros(
+                        (at.as_micros() as i64 - captured).max(0).unsigned_abs(),
+                    ));
                     // A time stretcher cuts or repeats one pitch period.
                     match stretch {
                         Stretch::Keep => 0,
