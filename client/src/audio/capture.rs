@@ -36,6 +36,8 @@ pub struct Capture {
 struct Shared {
     stop: AtomicBool,
     muted: AtomicBool,
+    /// The source ended by itself.
+    ended: AtomicBool,
     speaking: AtomicBool,
     /// Level in dB of full scale, the bits of an `f32`.
     level: AtomicU32,
@@ -59,6 +61,7 @@ impl Capture {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             muted: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
             level: AtomicU32::new(FLOOR_DB.to_bits()),
             bps: AtomicU64::new(32_000),
@@ -80,6 +83,7 @@ impl Capture {
             if let Err(error) = sender.run(opened.source.as_mut()) {
                 sender.shared.level.store(FLOOR_DB.to_bits(), Ordering::Relaxed);
                 sender.shared.speaking.store(false, Ordering::Relaxed);
+                sender.shared.ended.store(true, Ordering::Relaxed);
                 on_error(error);
             }
         };
@@ -94,10 +98,10 @@ impl Capture {
         self.device.as_deref()
     }
 
-    /// Whether there is any source: false for `none`, and for `auto` without a microphone.
+    /// Whether there is any source: false for `none`, for `auto` without a microphone, and once the source has ended.
     #[must_use]
-    pub const fn has_source(&self) -> bool {
-        self.thread.is_some()
+    pub fn has_source(&self) -> bool {
+        self.thread.is_some() && !self.shared.ended.load(Ordering::Relaxed)
     }
 
     /// Stops or resumes sending.

@@ -117,7 +117,11 @@ impl Call {
                 self.notice("camera", &why);
                 self.tell_media_state();
             }
-            News::SoundGone(why) => self.notice("sound", &why),
+            News::SoundGone(why) => {
+                self.notice("sound", &why);
+                self.muted |= !self.capture.has_source();
+                self.tell_media_state();
+            }
             News::Line(line) => self.say(&line),
             News::Stop => self.over = Some(Ok(())),
         }
@@ -278,6 +282,10 @@ impl Call {
             }
             Event::PeerChanged(peer) => {
                 if let Some(remote) = self.remotes.get_mut(&peer.id) {
+                    self.printer.event(&json!({
+                        "event": "peer-changed", "participant": peer.id.0, "muted": peer.muted,
+                        "camera_off": peer.camera_off,
+                    }));
                     remote.update(peer);
                 }
             }
