@@ -235,6 +235,7 @@ impl Runner {
     fn disconnect(&mut self, now: Instant, loss: Loss) {
         self.link = None;
         self.uplink.pause();
+        self.inbound.disconnected();
         self.reported_at = None;
         self.session.handle_disconnected(now, loss);
     }
@@ -274,7 +275,9 @@ impl Runner {
         match event {
             Event::PeerJoined(peer) => {
                 self.peers.push(peer.id);
-                self.inbound.joined(&peer);
+                let mut needed = Vec::new();
+                self.inbound.joined(Instant::now(), &peer, &mut needed);
+                needed.into_iter().for_each(|track| self.session.request_key_frame(track));
             }
             Event::PeerLeft(id) => {
                 self.peers.retain(|p| *p != id);
