@@ -71,9 +71,11 @@ impl Connector {
         async move {
             let lookup = tokio::net::lookup_host((relay.host.as_str(), relay.port));
             let lookup = tokio::time::timeout(TIMEOUT, lookup).await.unwrap_or_else(|e| Err(e.into()));
-            let addrs: Vec<SocketAddr> =
+            let mut addrs: Vec<SocketAddr> =
                 lookup.map_err(|e| network(format!("cannot find {}: {e}", relay.host)))?.collect();
             let mut attempts = JoinSet::new();
+            // A relay on this machine that listens on IPv4 alone leaves the attempt at ::1 without an answer.
+            addrs.sort_by_key(|a| a.ip().is_loopback() && a.is_ipv6());
             for (i, addr) in addrs.into_iter().enumerate() {
                 let identity = identity.clone();
                 attempts.spawn(async move {

@@ -344,6 +344,7 @@ impl Runner {
             clock_difference: self.session.clock_difference(participant),
         });
         let stats = NetStats {
+            seconds,
             rtt_ms,
             up_kbps: kbps(up.bytes),
             up_loss: lost_now as f64 / sent_now.max(1) as f64,
