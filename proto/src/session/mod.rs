@@ -361,6 +361,12 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the relay has decided on everything that was said.
+    #[must_use]
+    pub fn all_is_said(&self) -> bool {
+        self.chat.outbox.is_empty()
+    }
+
     /// Shows the others whether the microphone is muted and the camera off.
     pub fn set_media_state(&mut self, state: pb::MediaState) {
         if self.hello.media_state.replace(state) != Some(state) && self.state == State::Joined {

@@ -151,6 +151,7 @@ fn what_was_not_acknowledged_is_said_again() {
     let mut s = joined(now);
     (1..=3).for_each(|n| s.say(ChatId([n; 16]), "hi").expect("room"));
     assert_eq!(posts(&drain(&mut s)), [1, 2, 3]);
+    assert!(!s.all_is_said());
     chat(&mut s, pb::chat_down::Body::Ack(pb::Ack { id: vec![1; 16], seq: 8 }));
     chat(&mut s, pb::chat_down::Body::Refusal(pb::Refusal { id: vec![2; 16], reason: 3 }));
     assert_eq!(

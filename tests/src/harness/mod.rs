@@ -3,6 +3,7 @@
 //! Everything here belongs to the test that started it and ends with it: dropping a value ends its process. Waiting
 //! is always for something that happens; a deadline only bounds a failure.
 
+mod call;
 mod display;
 mod image;
 mod process;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 
+pub use call::Call;
 pub use display::{Window, Xvfb, keys};
 pub use image::Image;
 pub use process::{DEADLINE, Process};

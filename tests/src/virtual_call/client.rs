@@ -1,16 +1,15 @@
 //! A client: its session, its media, and what it has seen, heard and read. Does what `vchat-client` does with threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use vchat_proto::id::{ChatId, ParticipantId, TrackId};
 use vchat_proto::jitter;
 use vchat_proto::room::kind_of;
 use vchat_proto::session::{ChatLine, Event, Loss, Me, Output, Peer, Session};
 use vchat_proto::units::MediaTime;
 use vchat_proto::wire::datagram::{Media, MediaKind};
-use vchat_proto::wire::limits::IDLE_TIMEOUT;
+use vchat_proto::wire::limits::{IDLE_TIMEOUT, MAX_FRAGMENTS};
 use vchat_proto::wire::pb;
 
 use super::Path;
@@ -29,12 +28,13 @@ pub struct Client {
     /// When the handshake that runs is over.
     connecting: Option<Duration>,
     me: Option<Me>,
-    joined: bool,
     /// Media time at the world's zero: every machine has its own.
     clock: MediaTime,
     sender: Sender,
     video: BTreeMap<TrackId, (ParticipantId, Video)>,
     audio: BTreeMap<TrackId, (ParticipantId, Voice)>,
+    /// Video that came before the news of its sender; as many datagrams as the largest frame has.
+    early: VecDeque<Media>,
     others: BTreeMap<ParticipantId, String>,
     chat: Vec<ChatLine>,
     stored: Vec<(ChatId, u64)>,
@@ -77,12 +77,12 @@ impl Client {
             key_frames_asked: 0,
             connecting: None,
             me: None,
-            joined: false,
             // Up to two years, as far apart as machines are.
             clock: MediaTime::from_micros(random.bits() >> 18),
             sender: Sender::new(now, &mut random),
             video: BTreeMap::new(),
             audio: BTreeMap::new(),
+            early: VecDeque::new(),
             others: BTreeMap::new(),
             chat: Vec::new(),
             stored: Vec::new(),
@@ -151,10 +151,6 @@ impl Client {
         !self.sender.queue.is_empty()
     }
 
-    pub(super) const fn is_joined(&self) -> bool {
-        self.joined
-    }
-
     pub(super) fn say(&mut self, text: &str) -> ChatId {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.random.bits().to_be_bytes());
@@ -192,7 +188,7 @@ impl Client {
         if connected && self.cut_since.is_some() {
             self.session.handle_disconnected(at, Loss::Network("no answer".into()));
         }
-        self.act(now, connection, clocks);
+        self.act(start, now, connection, clocks);
         connected && self.cut_since.is_none()
     }
 
@@ -218,33 +214,36 @@ impl Client {
         if let Some((_, why)) = connection.closed_by_relay.take_if(|(when, _)| *when <= now) {
             connection.client_open = false;
             connection.closed_by_client.get_or_insert(now);
-            self.joined = false;
             self.sender.pause();
+            self.video.clear();
+            self.audio.clear();
+            self.early.clear();
             return self.session.handle_disconnected(at, why);
         }
         while let Some(message) = connection.down.control.poll(now) {
             self.session.handle_control(at, self.clock + now, message);
-            self.act(now, Some(connection), clocks);
+            self.act(start, now, Some(connection), clocks);
         }
-        // What overtakes the welcome waits for it.
-        while self.joined
-            && let Some(message) = connection.down.chat.poll(now)
-        {
+        while let Some(message) = connection.down.chat.poll(now) {
             self.session.handle_chat(message);
         }
-        while self.joined
-            && let Some(datagram) = connection.down.poll_datagram(now)
-        {
-            self.media(at, now, datagram);
+        while let Some(datagram) = connection.down.poll_datagram(now) {
+            let media = Media::parse(datagram).unwrap_or_else(|e| panic!("the relay sends a {e}"));
+            self.media(at, now, media);
         }
     }
 
-    fn media(&mut self, at: Instant, now: Duration, datagram: Bytes) {
-        let media = Media::parse(datagram).unwrap_or_else(|e| panic!("the relay sends a {e}"));
+    fn media(&mut self, at: Instant, now: Duration, media: Media) {
         let track = media.header.track;
         match media.header.kind {
             MediaKind::Video => {
-                let Some((_, video)) = self.video.get_mut(&track) else { return };
+                let Some((_, video)) = self.video.get_mut(&track) else {
+                    self.early.push_back(media);
+                    if self.early.len() > usize::from(MAX_FRAGMENTS) {
+                        self.early.pop_front();
+                    }
+                    return;
+                };
                 let mut needed = Vec::new();
                 video.reassembler.handle_media(at, &media);
                 video.drain(now, track, &mut needed, self.shown.entry(video.from.clone()).or_default());
@@ -273,6 +272,7 @@ impl Client {
     /// Does what the session wants done.
     fn act(
         &mut self,
+        start: Instant,
         now: Duration,
         connection: Option<&mut Connection>,
         clocks: &BTreeMap<String, MediaTime>,
@@ -297,28 +297,26 @@ impl Client {
                         c.up.send_chat(now, message);
                     }
                 }
-                Output::Event(event) => self.event(now, event, clocks),
+                Output::Event(event) => self.event(start + now, now, event, clocks),
             }
         }
         let Some(connection) = connection else { return };
         connection.up.pump(now, &mut self.sender.queue, self.cut_since.is_some());
         if leaves {
             connection.close_from_client(now);
-            self.joined = false;
             self.sender.pause();
         }
     }
 
-    fn event(&mut self, now: Duration, event: Event, clocks: &BTreeMap<String, MediaTime>) {
+    fn event(&mut self, at: Instant, now: Duration, event: Event, clocks: &BTreeMap<String, MediaTime>) {
         match event {
             Event::Joined { me, .. } => {
                 assert!(self.others.is_empty(), "all of before have left: {:?}", self.others);
-                self.joined = true;
                 self.joins.push(now);
                 self.sender.begin(&me);
                 self.me = Some(me);
             }
-            Event::PeerJoined(peer) => self.peer(now, &peer, clocks),
+            Event::PeerJoined(peer) => self.peer(at, now, &peer, clocks),
             Event::PeerLeft(id) => {
                 self.video.retain(|_, (from, _)| *from != id);
                 self.audio.retain(|_, (from, _)| *from != id);
@@ -336,7 +334,7 @@ impl Client {
         }
     }
 
-    fn peer(&mut self, now: Duration, peer: &Peer, clocks: &BTreeMap<String, MediaTime>) {
+    fn peer(&mut self, at: Instant, now: Duration, peer: &Peer, clocks: &BTreeMap<String, MediaTime>) {
         let name = peer.name.as_str();
         assert!(self.others.insert(peer.id, name.into()).is_none(), "{name} joined twice");
         let zero_us = clocks.get(name).map_or(0, |clock| -(clock.as_micros() as i64));
@@ -346,6 +344,11 @@ impl Client {
                 MediaKind::Audio => drop(self.audio.insert(track, (peer.id, Voice::new(now, name, zero_us)))),
             }
         }
+        let theirs = |m: &Media| peer.tracks.iter().any(|(track, _)| *track == m.header.track);
+        let (theirs, others) = std::mem::take(&mut self.early).into_iter().partition(theirs);
+        self.early = others;
+        let theirs: VecDeque<Media> = theirs;
+        theirs.into_iter().for_each(|media| self.media(at, now, media));
     }
 }
 

@@ -86,12 +86,12 @@ impl Connection {
         }
     }
 
-    /// When something arrives. Chat and media wait in the connection until the hello is taken, or the welcome heard.
+    /// When something arrives or can be sent. `sending`: the client has media to send.
     ///
-    /// `sending`: the client has media to send.
-    pub(super) fn next_event(&self, joined: bool, sending: bool) -> Option<Duration> {
+    /// Chat and media wait for the relay to take the hello.
+    pub(super) fn next_event(&self, sending: bool) -> Option<Duration> {
         let up = self.up.next_event(self.participant.is_some()).filter(|_| self.relay_open);
-        let down = self.down.next_event(joined).filter(|_| self.client_open);
+        let down = self.down.next_event(true).filter(|_| self.client_open);
         let closed_by_client = self.closed_by_client.filter(|_| self.relay_open);
         let closed_by_relay = self.closed_by_relay.as_ref().map(|(at, _)| *at).filter(|_| self.client_open);
         let sends_up = (sending && self.client_open).then_some(self.up.free_at);

@@ -256,7 +256,7 @@ impl World {
             let client = &self.clients[c.client];
             match client.cut_since {
                 Some(since) => Some(since + IDLE_TIMEOUT),
-                None => c.next_event(client.is_joined(), client.is_sending()),
+                None => c.next_event(client.is_sending()),
             }
         });
         let clients = self.clients.iter().filter(|c| !c.dead).filter_map(|c| c.next_event(self.start));
