@@ -171,6 +171,7 @@ impl Shared {
 
     /// The encoding thread: takes the newest picture whenever the network has room for one.
     fn encode(&self, media: &Media) {
+        super::give_way();
         let mut open: Option<(Box<dyn Encoder>, Settings)> = None;
         while self.running() {
             let Some((captured, fps)) = self.to_encode.take_timeout(STOP_POLL) else { continue };

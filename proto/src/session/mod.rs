@@ -430,6 +430,12 @@ impl Session {
         let Some(you) = welcome.you.filter(|_| self.state == State::Joining) else { return };
         let me = Me { id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
         self.state = State::Joined;
+        // Switched between the hello and now.
+        if let Some(state) =
+            self.hello.media_state.filter(|state| you.media_state.is_some_and(|told| told != *state))
+        {
+            self.control(pb::client_control::Body::MediaState(state));
+        }
         self.ever_joined = true;
         self.me = Some(me.clone());
         let gone: Vec<ParticipantId> = std::mem::take(&mut self.peers).into_keys().collect();

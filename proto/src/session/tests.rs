@@ -286,3 +286,16 @@ fn only_our_own_tracks_are_asked_of_us() {
     }
     assert_eq!(events(&mut s), [Event::KeyFrameRequested(TrackId(10))]);
 }
+
+#[test]
+fn what_is_switched_while_joining_is_told_after_the_welcome() {
+    let mut s = Session::new(settings());
+    s.handle_connected();
+    let on = pb::MediaState { muted: true, camera_off: false };
+    s.set_media_state(on);
+    let you = pb::Participant { media_state: Some(pb::MediaState::default()), ..participant(1, "ann") };
+    let welcome = pb::Welcome { you: Some(you), others: vec![] };
+    relay(&mut s, Instant::now(), pb::relay_control::Body::Welcome(welcome));
+    let told = |o: &Output| matches!(o, Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::MediaState(m)) }) if *m == on);
+    assert!(drain(&mut s).iter().any(told));
+}
