@@ -7,8 +7,9 @@ use anyhow::{Context, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use x11rb::connection::Connection;
 use x11rb::protocol::xproto::{
-    AtomEnum, BUTTON_PRESS_EVENT, BUTTON_RELEASE_EVENT, ChangeWindowAttributesAux, ConnectionExt as _,
-    EventMask, ImageFormat, InputFocus, KEY_PRESS_EVENT, KEY_RELEASE_EVENT, MOTION_NOTIFY_EVENT, MapState,
+    AtomEnum, BUTTON_PRESS_EVENT, BUTTON_RELEASE_EVENT, ChangeWindowAttributesAux, ConfigureWindowAux,
+    ConnectionExt as _, EventMask, ImageFormat, InputFocus, KEY_PRESS_EVENT, KEY_RELEASE_EVENT,
+    MOTION_NOTIFY_EVENT, MapState,
 };
 use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
@@ -119,6 +120,13 @@ impl Xvfb {
     /// Gives the keyboard to a window.
     pub fn focus(&self, window: &Window) -> anyhow::Result<()> {
         self.connection.set_input_focus(InputFocus::PARENT, window.id, x11rb::CURRENT_TIME)?.check()?;
+        Ok(())
+    }
+
+    /// Gives a window another size, as a person who drags its corner.
+    pub fn resize(&self, window: &Window, width: u32, height: u32) -> anyhow::Result<()> {
+        let size = ConfigureWindowAux::new().width(width).height(height);
+        self.connection.configure_window(window.id, &size)?.check()?;
         Ok(())
     }
 
