@@ -139,6 +139,13 @@ impl Xvfb {
         Ok(())
     }
 
+    /// Gives a window another size, as a person who drags its corner.
+    pub fn resize(&self, window: &Window, width: u32, height: u32) -> anyhow::Result<()> {
+        let size = ConfigureWindowAux::new().width(width).height(height);
+        self.connection.configure_window(window.id, &size)?.check()?;
+        Ok(())
+    }
+
     /// Types a text of characters that the keyboard has, as a person would.
     pub fn type_text(&self, text: &str) -> anyhow::Result<()> {
         text.chars().try_for_each(|c| {

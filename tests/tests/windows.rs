@@ -1,0 +1,152 @@
+//! Real windows on displays of their own, watched and used as a person would.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use vchat_client::clock::MediaClock;
+use vchat_client::video::barcode::{self, Stamp};
+use vchat_tests::harness::{Call, DEADLINE, Image, Process, Window, Xvfb, keys};
+
+#[test]
+fn two_windows_show_the_other_side_and_obey_the_keyboard() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    let (anns, bobs) = (Xvfb::start(1280, 800)?, Xvfb::start(1280, 800)?);
+    let start = |name, display: &Xvfb, options| {
+        Process::spawn(call.client(name, options)?.env("DISPLAY", display.display()))
+    };
+    let mut ann = start("ann", &anns, "--display window --camera test --mic tone")?;
+    let mut bob = start("bob", &bobs, "--display window --camera test --fps 15")?;
+    let mut eve = call.join("eve", "")?;
+    let anns_window = anns.wait_for_window("lobby")?;
+    let bobs_window = bobs.wait_for_window("lobby")?;
+    for process in [&mut ann, &mut bob] {
+        process.wait_for_event_named("first-frame")?;
+    }
+
+    // Bob sees himself and Ann: two pictures, both of now, and both move.
+    for (display, window) in [(&anns, &anns_window), (&bobs, &bobs_window)] {
+        let first = wait_for_pictures(display, window, 2, &[])?;
+        let clock = MediaClock::new().now();
+        for stamp in &first {
+            assert!(clock.micros_since(stamp.captured) < 1_000_000 + SLOW_US, "{stamp:?} at {clock:?}");
+        }
+        wait_for_pictures(display, window, 2, &first)?;
+    }
+
+    // What Ann types in her window appears with Eve, and in Bob's window.
+    let before = messages(&bobs, &bobs_window)?;
+    anns.focus(&anns_window)?;
+    anns.press(&[keys::RETURN])?;
+    anns.type_text("Hi all?")?;
+    anns.press(&[keys::RETURN])?;
+    eve.wait_for_event("Ann's line", |e| {
+        e["event"] == "chat" && e["text"] == "Hi all?" && e["name"] == "ann"
+    })?;
+    wait_until("Bob's window shows the line", || Ok(messages(&bobs, &bobs_window)? != before))?;
+
+    // M mutes, and unmutes. Escape leaves the line that is being written.
+    anns.press(&[keys::ESCAPE])?;
+    let sound = |process: &mut Process, on: bool| -> anyhow::Result<()> {
+        process.forget_lines();
+        let of_ann = |e: &serde_json::Value| {
+            let peers = e["peers"].as_array()?;
+            peers.iter().find(|p| p["name"] == "ann")?["audio"]["kbps"].as_u64()
+        };
+        let what = if on { "sound of Ann" } else { "silence of Ann" };
+        process.wait_for_event(what, |e| of_ann(e).is_some_and(|kbps| (kbps > 5) == on))?;
+        Ok(())
+    };
+    sound(&mut eve, true)?;
+    anns.type_text("m")?;
+    sound(&mut eve, false)?;
+    anns.type_text("m")?;
+    sound(&mut eve, true)?;
+
+    // A window of another size goes on showing pictures.
+    bobs.resize(&bobs_window, 700, 500)?;
+    wait_until("the new size", || {
+        let image = bobs.screenshot_of(&bobs_window)?;
+        Ok((image.width, image.height) == (700, 500) && stamps(&image).len() >= 2)
+    })?;
+
+    anns.type_text("q")?;
+    assert_eq!(ann.wait()?.code(), Some(0), "Q leaves");
+    bob.wait_for_event("Ann's end", |e| e["event"] == "peer-left" && e["name"] == "ann")?;
+    assert!(bob.terminate()?.success() && eve.terminate()?.success());
+    Ok(())
+}
+
+/// Waits until a window shows so many pictures with readable stamps, all other than those given.
+fn wait_for_pictures(
+    display: &Xvfb,
+    window: &Window,
+    count: usize,
+    other_than: &[Stamp],
+) -> anyhow::Result<Vec<Stamp>> {
+    let mut seen = Vec::new();
+    wait_until("pictures that can be read", || {
+        seen = stamps(&display.screenshot_of(window)?);
+        Ok(seen.len() == count && !seen.iter().any(|stamp| other_than.contains(stamp)))
+    })
+    .or_else(|e| {
+        let path = std::env::temp_dir().join(format!("vchat-window-{}.png", std::process::id()));
+        display.screenshot_of(window)?.save_png(&path)?;
+        bail!("{e}: {seen:?}, see {}", path.display())
+    })?;
+    Ok(seen)
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while !done()? {
+        anyhow::ensure!(Instant::now() < deadline, "waited for {what}");
+        // A display tells nobody that its pixels changed.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// The part of a window in which chat is shown and nothing else moves: the panel on the right below one's own picture.
+fn messages(display: &Xvfb, window: &Window) -> anyhow::Result<Image> {
+    let image = display.screenshot_of(window)?;
+    let (width, height) = (image.width, image.height);
+    Ok(image.crop(width * 3 / 4, height / 2, width / 4, height / 4))
+}
+
+/// The stamps of all test cards in a picture: they begin in a corner of their first, white bar.
+fn stamps(image: &Image) -> Vec<Stamp> {
+    let luma: Vec<u8> =
+        image.rgb.chunks_exact(3).map(|p| (p.iter().map(|v| u32::from(*v)).sum::<u32>() / 3) as u8).collect();
+    let light = |x: usize, y: usize| luma.get(y * image.width + x).is_some_and(|l| *l >= LIGHT);
+    let mut found = Vec::new();
+    for y in 1..image.height.saturating_sub(MIN_SIDE) {
+        for x in 1..image.width.saturating_sub(MIN_SIDE) {
+            let corner = !light(x - 1, y + 4)
+                && !light(x + 4, y - 1)
+                && (0..8).all(|i| light(x + i, y + 4) && light(x + 4, y + i));
+            if corner
+                && let Some(stamp) = stamp_at(image.width, &luma, (x, y))
+                && !found.contains(&stamp)
+            {
+                found.push(stamp);
+            }
+        }
+    }
+    found
+}
+
+/// Tries all sizes of about 16:9 that a picture with this corner may have.
+fn stamp_at(stride: usize, luma: &[u8], (x, y): (usize, usize)) -> Option<Stamp> {
+    let part = &luma[y * stride + x..];
+    (MIN_SIDE..=stride - x).rev().find_map(|width| {
+        let tall = width * 9 / 16;
+        (tall - 2..=tall + 2).find_map(|height| barcode::read_luma(part, stride, width, height))
+    })
+}
+
+/// The first bar of the test card is this light or lighter; nothing else of the window that has a corner is.
+const LIGHT: u8 = 150;
+/// Narrower pictures cannot be read.
+const MIN_SIDE: usize = 120;
+/// A machine that is busy with other tests may be this late.
+const SLOW_US: i64 = 20_000_000;
