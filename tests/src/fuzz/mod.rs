@@ -15,8 +15,11 @@ pub use self::room::room;
 pub use self::session::session;
 pub use self::wire::{datagram, framing, names};
 
+/// Runs one input.
+pub type Body = fn(&[u8]);
+
 /// All bodies by name.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("datagram", datagram),
     ("framing", framing),
     ("names", names),
