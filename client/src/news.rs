@@ -26,8 +26,8 @@ pub enum News {
     CameraGone(String),
     /// A microphone or speaker is gone; the call goes on without it.
     SoundGone(String),
-    /// A line typed on stdin.
-    Line(String),
+    /// A line typed on stdin, and whom to tell that it was taken.
+    Line(String, mpsc::SyncSender<()>),
     /// The user or the system wants the program to end.
     Stop,
 }

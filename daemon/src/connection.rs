@@ -8,11 +8,12 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use vchat_certs::pin::{Pin, peer_pin};
+use vchat_proto::bucket::TokenBucket;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{DatagramError, Media};
 use vchat_proto::wire::framing::{Deframer, frame};
-use vchat_proto::wire::limits::{CHAT_HISTORY, HELLO_TIMEOUT, MAX_HELLO, MAX_MESSAGE};
+use vchat_proto::wire::limits::{CHAT_HISTORY, HELLO_TIMEOUT, MAX_HELLO, MAX_MESSAGE, MEDIA_RATE};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
 use crate::room::{Command, Join, Link, ToReceiver};
@@ -38,13 +39,19 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
     tracing::info!(participant = id.0, %address, fingerprint = %pin, new_device = guest.new_device, agent = %guest.agent, "joined");
     let end = attend(&connection, guest, shared.started).await;
     let reason = match end {
-        End::Goodbye => pb::LeaveReason::Goodbye,
+        End::Goodbye => {
+            // Whoever said goodbye and stays would hold a place among the connections for nothing.
+            vchat_quic::close(&connection, CloseCode::Goodbye);
+            pb::LeaveReason::Goodbye
+        }
         End::Protocol(code) => {
             vchat_quic::close(&connection, code);
             pb::LeaveReason::Removed
         }
         End::Connection => match connection.close_reason() {
             Some(ConnectionError::TimedOut) => pb::LeaveReason::Timeout,
+            // By the room, which has told the others.
+            Some(ConnectionError::LocallyClosed) => pb::LeaveReason::Removed,
             Some(ConnectionError::ApplicationClosed(c)) if c.error_code.into_inner() == 0 => {
                 pb::LeaveReason::Goodbye
             }
@@ -117,7 +124,7 @@ async fn greet(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Gue
     let new_device = shared.devices.lock().unwrap_or_else(PoisonError::into_inner).meet(pin);
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
     loop {
-        let room = shared.rooms.enter(&room_name).ok_or(Gone::Refused(CloseCode::RoomFull))?;
+        let room = shared.rooms.enter(&room_name);
         let (control_in, control) = mpsc::channel(CONTROL_QUEUE);
         let (chat_in, chat) = mpsc::channel(CHAT_QUEUE);
         let (media_in, media) = mpsc::channel(MEDIA_QUEUE);
@@ -148,7 +155,11 @@ async fn attend(connection: &Connection, guest: Guest, started: Instant) -> End 
     let to_room = room.clone();
     let control = async {
         let relay_us = || u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        read(receive, deframer, |m| Command::Control(id, relay_us(), m), &to_room).await
+        let command = |m: pb::ClientControl| {
+            let leaves = matches!(m.body, Some(pb::client_control::Body::Goodbye(_)));
+            (!leaves).then(|| Command::Control(id, relay_us(), m))
+        };
+        read(receive, deframer, command, &to_room).await
     };
     let chat = async {
         let Ok((send, mut receive)) = connection.accept_bi().await else { return End::Connection };
@@ -158,7 +169,7 @@ async fn attend(connection: &Connection, guest: Guest, started: Instant) -> End 
             Err(_) => return End::Connection,
         }
         tokio::select! {
-            end = read(receive, Deframer::new(MAX_MESSAGE), |m| Command::Chat(id, m), &room) => end,
+            end = read(receive, Deframer::new(MAX_MESSAGE), |m| Some(Command::Chat(id, m)), &room) => end,
             end = write(send, chat) => end,
         }
     };
@@ -170,17 +181,18 @@ async fn attend(connection: &Connection, guest: Guest, started: Instant) -> End 
     }
 }
 
-/// Reads messages and passes them on to the room, at the room's pace.
+/// Reads messages and passes them on to the room, at the room's pace, until one is no command but a goodbye.
 async fn read<M: Message + Default>(
     mut stream: RecvStream,
     mut deframer: Deframer,
-    command: impl Fn(M) -> Command,
+    command: impl Fn(M) -> Option<Command>,
     room: &mpsc::Sender<Command>,
 ) -> End {
     loop {
         match next::<M>(&mut stream, &mut deframer).await {
             Ok(Some(message)) => {
-                if room.send(command(message)).await.is_err() {
+                let Some(command) = command(message) else { return End::Goodbye };
+                if room.send(command).await.is_err() {
                     return End::Connection;
                 }
             }
@@ -223,7 +235,13 @@ async fn write<M: Message>(mut stream: SendStream, mut queue: mpsc::Receiver<M>)
 }
 
 async fn read_media(connection: Connection, id: ParticipantId, room: mpsc::Sender<Command>) {
+    let mut limit = TokenBucket::new(MEDIA_RATE);
     while let Ok(datagram) = connection.read_datagram().await {
+        // Too much is dropped, not punished: an encoder may overshoot. Here and not in the room, or one who sends too much
+        // would take the others' places in its queue.
+        if !limit.take(Instant::now(), 1) {
+            continue;
+        }
         match Media::parse(datagram) {
             // A full room drops the newest media: it is overloaded, and what waits is older.
             Ok(media) => drop(room.try_send(Command::Media(id, media))),

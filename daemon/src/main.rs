@@ -1,6 +1,6 @@
 //! vchatd: the relay of a vchat.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,10 +25,7 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     for addr in server.local_addrs() {
-        #[allow(clippy::print_stdout, reason = "what was asked for")]
-        {
-            println!("listening on {addr}");
-        }
+        say(&format!("listening on {addr}"));
     }
     server.run(stop_signal()?).await;
     Ok(())
@@ -56,6 +53,11 @@ fn start_log(format: LogFormat) {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
+}
+
+/// Prints what was asked for; a reader that is gone is no reason to fail.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
 }
 
 fn fail(code: u8, error: &impl std::fmt::Display) -> ExitCode {

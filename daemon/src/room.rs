@@ -54,7 +54,7 @@ pub(crate) enum ToReceiver {
     TrackEnded(TrackId),
 }
 
-/// Runs a room until it has been empty for [`LINGER`].
+/// Runs a room until it has been empty for [`LINGER`], or is the one that has been empty longest when there are too many.
 pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, name: RoomName) {
     let mut room = Room::new(random());
     let mut links: BTreeMap<ParticipantId, Link> = BTreeMap::new();
@@ -64,13 +64,15 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
         let linger = room.is_empty().then_some(empty_since + LINGER);
         let command = tokio::select! {
             biased;
-            command = commands.recv() => command,
+            // Before the commands, of which there may always be one more.
             () = sleep_until(timeout) => {
                 room.handle_timeout(Instant::now());
                 deliver(&mut room, &mut links);
                 continue;
             }
+            command = commands.recv() => command,
             () = sleep_until(linger) => None,
+            () = rooms.crowded(), if room.is_empty() => None,
         };
         let Some(command) = command else { break };
         let occupied = !room.is_empty();

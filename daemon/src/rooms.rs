@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use vchat_proto::id::RoomName;
 
 use crate::room::{self, Command};
@@ -13,24 +13,32 @@ use crate::room::{self, Command};
 #[derive(Clone, Default)]
 pub(crate) struct Rooms {
     by_name: Arc<Mutex<BTreeMap<RoomName, mpsc::Sender<Command>>>>,
+    crowded: Arc<Notify>,
 }
 
 impl Rooms {
-    /// The way into a room, which begins with the first who asks. None when there are [`MAX_ROOMS`] others.
+    /// The way into a room, which begins with the first who asks. Where there are [`MAX_ROOMS`] others, the one that has been
+    /// empty longest ends for it: nobody can keep people out by opening rooms and leaving them.
     ///
     /// The room may end before a command reaches it; the sender then fails, and asking again begins a new one.
-    pub(crate) fn enter(&self, name: &RoomName) -> Option<mpsc::Sender<Command>> {
+    pub(crate) fn enter(&self, name: &RoomName) -> mpsc::Sender<Command> {
         let mut rooms = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = rooms.get(name).filter(|r| !r.is_closed()) {
-            return Some(room.clone());
+            return room.clone();
         }
-        if rooms.len() >= MAX_ROOMS && !rooms.contains_key(name) {
-            return None;
+        if rooms.len() >= MAX_ROOMS {
+            // Those who wait are woken in the order in which they came.
+            self.crowded.notify_one();
         }
         let (sender, receiver) = mpsc::channel(room::COMMANDS);
         rooms.insert(name.clone(), sender.clone());
         tokio::spawn(room::run(receiver, self.clone(), name.clone()));
-        Some(sender)
+        sender
+    }
+
+    /// Waits until this empty room must make way for another.
+    pub(crate) async fn crowded(&self) {
+        self.crowded.notified().await;
     }
 
     /// Forgets a room that has closed its queue.
@@ -42,5 +50,32 @@ impl Rooms {
     }
 }
 
-/// Rooms at once; empty ones count for [`room::LINGER`].
+/// Rooms at once before empty ones give way. Occupied ones are bounded by the number of connections.
 const MAX_ROOMS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: usize) -> RoomName {
+        RoomName::parse(&format!("room {n}")).expect("a name")
+    }
+
+    #[tokio::test]
+    async fn rooms_that_were_left_make_way_for_new_ones() {
+        let rooms = Rooms::default();
+        let mut first = Vec::new();
+        for n in 0..2 * MAX_ROOMS {
+            let room = rooms.enter(&name(n));
+            if n < MAX_ROOMS {
+                first.push(room);
+            }
+            tokio::task::yield_now().await;
+        }
+        for room in &first {
+            room.closed().await;
+        }
+        let open = rooms.by_name.lock().expect("no panic").len();
+        assert_eq!(open, MAX_ROOMS, "the newest are there");
+    }
+}

@@ -13,25 +13,31 @@ use crate::wire::datagram::{HopCounter, MediaHeader, MediaKind};
 /// Overflow: when video waits longer than [`MAX_VIDEO_WAIT`] or takes more than [`MAX_VIDEO_BYTES`], everything queued
 /// of the track that holds the most is dropped, and so is what follows of it until a key frame, which is asked for
 /// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
-/// on its way is sent to its end, or a link too narrow for it would never show anything. Audio older than
-/// [`MAX_AUDIO_WAIT`] is dropped, oldest first.
+/// on its way is sent to its end, or a link too narrow for it would never show anything; only when such key frames alone
+/// take more than [`MAX_VIDEO_BYTES`] does the largest go too. Audio older than [`MAX_AUDIO_WAIT`] is dropped, oldest
+/// first.
 #[derive(Debug, Default)]
 pub struct Egress {
     hop: HopCounter,
     audio: VecDeque<Queued>,
     video: VecDeque<Queued>,
     video_bytes: usize,
-    broken: BTreeMap<TrackId, Broken>,
+    /// Tracks of which everything is dropped until a key frame that comes after the frame named, the newest one dropped.
+    broken: BTreeMap<TrackId, FrameId>,
+    asked: BTreeMap<TrackId, Asked>,
+    /// How often QUIC has asked for more.
+    pops: u64,
     key_frames_needed: VecDeque<TrackId>,
     dropped: u64,
 }
 
-/// A track of which everything is dropped until a key frame.
+/// When a key frame of a track was asked for.
 #[derive(Debug)]
-struct Broken {
-    /// The newest frame that was dropped from the queue; the key frame must be later.
-    last_dropped: FrameId,
-    asked_at: Instant,
+struct Asked {
+    at: Instant,
+    /// [`Egress::pops`] then. While that stands still nothing reaches the receiver, and another key frame would only
+    /// cost all others.
+    pops: u64,
 }
 
 #[derive(Debug)]
@@ -39,6 +45,22 @@ struct Queued {
     header: MediaHeader,
     body: Bytes,
     since: Instant,
+}
+
+/// What waits of one track.
+#[derive(Debug, Default)]
+struct Load {
+    /// The frame that waits longest, when it is a key frame.
+    key: Option<FrameId>,
+    bytes: usize,
+    /// Without that key frame.
+    behind_key: usize,
+}
+
+impl Queued {
+    const fn bytes(&self) -> usize {
+        self.body.len() + OVERHEAD
+    }
 }
 
 impl Egress {
@@ -60,9 +82,10 @@ impl Egress {
 
     /// The next datagram to hand to QUIC, numbered for this hop.
     pub fn pop(&mut self) -> Option<Bytes> {
+        self.pops = self.pops.wrapping_add(1);
         let next = self.audio.pop_front().or_else(|| {
             let next = self.video.pop_front()?;
-            self.video_bytes -= next.body.len();
+            self.video_bytes -= next.bytes();
             Some(next)
         })?;
         Some(self.hop.forward(&next.body))
@@ -94,23 +117,23 @@ impl Egress {
     /// Forgets a track that ended.
     pub fn forget(&mut self, track: TrackId) {
         self.broken.remove(&track);
+        self.asked.remove(&track);
         self.drop_queued(track, None);
     }
 
     fn push_video(&mut self, now: Instant, queued: Queued) {
         let (track, frame) = (queued.header.track, queued.header.frame);
-        if let Some(broken) = self.broken.get_mut(&track) {
-            if !(queued.header.is_key() && frame.is_after(broken.last_dropped)) {
+        if let Some(last_dropped) = self.broken.get(&track) {
+            if !(queued.header.is_key() && frame.is_after(*last_dropped)) {
                 self.dropped += 1;
-                if now >= broken.asked_at + KEY_FRAME_RETRY {
-                    broken.asked_at = now;
-                    self.key_frames_needed.push_back(track);
+                if self.asked.get(&track).is_none_or(|a| now >= a.at + KEY_FRAME_RETRY) {
+                    self.ask(now, track);
                 }
                 return;
             }
             self.broken.remove(&track);
         }
-        self.video_bytes += queued.body.len();
+        self.video_bytes += queued.bytes();
         self.video.push_back(queued);
         let waited =
             self.video.front().is_some_and(|q| now.saturating_duration_since(q.since) > MAX_VIDEO_WAIT);
@@ -120,21 +143,45 @@ impl Egress {
     }
 
     fn break_largest(&mut self, now: Instant) {
-        let mut sizes: BTreeMap<TrackId, usize> = BTreeMap::new();
+        let mut tracks: BTreeMap<TrackId, Load> = BTreeMap::new();
         for q in &self.video {
-            *sizes.entry(q.header.track).or_default() += q.body.len();
+            let (frame, bytes) = (q.header.frame, q.bytes());
+            let load = tracks
+                .entry(q.header.track)
+                .or_insert_with(|| Load { key: q.header.is_key().then_some(frame), ..Load::default() });
+            load.bytes += bytes;
+            if load.key != Some(frame) {
+                load.behind_key += bytes;
+            }
         }
-        let Some((&track, _)) = sizes.iter().max_by_key(|(_, bytes)| **bytes) else { return };
-        let of_track = |q: &&Queued| q.header.track == track;
-        let first = self.video.iter().find(of_track).map(|q| (q.header.frame, q.header.is_key()));
-        let keep = first.and_then(|(frame, key)| key.then_some(frame));
-        let dropped = |q: &&Queued| of_track(q) && Some(q.header.frame) != keep;
-        let Some(last_dropped) = self.video.iter().rfind(dropped).map(|q| q.header.frame) else {
-            return;
+        let heaviest = |load: fn(&Load) -> usize| {
+            let (track, l) = tracks.iter().max_by_key(|(_, l)| load(l)).filter(|(_, l)| load(l) > 0)?;
+            Some((*track, l.key))
         };
+        if let Some((track, key)) = heaviest(|l| l.behind_key) {
+            self.break_track(now, track, key);
+        } else if self.video_bytes > MAX_VIDEO_BYTES
+            && let Some((track, _)) = heaviest(|l| l.bytes)
+        {
+            self.break_track(now, track, None);
+        }
+    }
+
+    /// Drops what is queued of a track, but for one frame, and what comes of it until the next key frame.
+    fn break_track(&mut self, now: Instant, track: TrackId, keep: Option<FrameId>) {
+        let dropped = |q: &&Queued| q.header.track == track && Some(q.header.frame) != keep;
+        let Some(last_dropped) = self.video.iter().rfind(dropped).map(|q| q.header.frame) else { return };
         self.drop_queued(track, keep);
-        self.broken.insert(track, Broken { last_dropped, asked_at: now });
-        self.key_frames_needed.push_back(track);
+        self.broken.insert(track, last_dropped);
+        self.ask(now, track);
+    }
+
+    /// Asks for a key frame, unless nothing has reached the receiver since the last time.
+    fn ask(&mut self, now: Instant, track: TrackId) {
+        if self.asked.get(&track).is_none_or(|a| a.pops != self.pops) {
+            self.asked.insert(track, Asked { at: now, pops: self.pops });
+            self.key_frames_needed.push_back(track);
+        }
     }
 
     /// Drops what is queued of a track, but for one frame.
@@ -142,7 +189,7 @@ impl Egress {
         let before = self.video.len();
         self.video.retain(|q| q.header.track != track || Some(q.header.frame) == keep);
         self.dropped += (before - self.video.len()) as u64;
-        self.video_bytes = self.video.iter().map(|q| q.body.len()).sum();
+        self.video_bytes = self.video.iter().map(Queued::bytes).sum();
     }
 }
 
@@ -151,6 +198,9 @@ pub const MAX_VIDEO_WAIT: Duration = Duration::from_millis(150);
 
 /// Room for the largest key frame and what follows it while it is being sent.
 pub const MAX_VIDEO_BYTES: usize = 400 * 1024;
+
+/// What a datagram takes in memory besides its bytes, so that a queue of tiny ones stays small too.
+const OVERHEAD: usize = 128;
 
 /// A receiver that is too slow must not make the publisher send key frames to everybody all the time.
 pub const KEY_FRAME_RETRY: Duration = Duration::from_secs(1);
@@ -245,6 +295,47 @@ mod tests {
         let out = sent(&mut e);
         assert_eq!(out.iter().filter(|m| m.header.track == TrackId(1)).count(), 3);
         assert!(out.iter().all(|m| m.header.is_key()));
+    }
+
+    #[test]
+    fn a_key_frame_sent_over_and_over_does_not_fill_the_memory() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let key = frame(&mut Packetizer::new(MediaKind::Video, TrackId(1)), true, 1);
+        for i in 0..20_000_u32 {
+            push(&mut e, start + i * Duration::from_millis(1), &key);
+        }
+        assert!(e.video.len() <= MAX_VIDEO_BYTES / OVERHEAD, "{} datagrams wait", e.video.len());
+    }
+
+    #[test]
+    fn a_key_frame_on_its_way_does_not_shelter_other_tracks() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut big = Packetizer::new(MediaKind::Video, TrackId(1));
+        let mut small = Packetizer::new(MediaKind::Video, TrackId(2));
+        push(&mut e, start, &frame(&mut big, true, 100_000));
+        for i in 0..30_u32 {
+            let now = start + i * Duration::from_millis(33);
+            push(&mut e, now, &frame(&mut small, i == 0, 2500));
+        }
+        let of_small = |m: &Media| m.header.track == TrackId(2) && !m.header.is_key();
+        assert!(sent(&mut e).iter().filter(|m| of_small(m)).count() <= 3 * 5, "older pictures are late");
+    }
+
+    #[test]
+    fn a_receiver_that_hears_nothing_costs_the_others_one_key_frame() {
+        let (mut e, start) = (Egress::default(), Instant::now());
+        let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
+        let mut wanted = 0;
+        for i in 0..150_u32 {
+            let key = i == 0 || !asked(&mut e).is_empty();
+            wanted += u32::from(key);
+            push(&mut e, start + i * Duration::from_millis(33), &frame(&mut video, key, 2500));
+        }
+        assert_eq!(wanted, 2, "the first, and one when it fell behind");
+        let later = start + Duration::from_secs(6);
+        sent(&mut e);
+        push(&mut e, later, &frame(&mut video, false, 2500));
+        assert_eq!(asked(&mut e), [TrackId(1)], "it is there again");
     }
 
     #[test]

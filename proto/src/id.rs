@@ -132,7 +132,8 @@ fn checked(text: &str) -> Result<Box<str>, NameError> {
 
 /// Characters that would let one name pass for another or break a line: controls, and the bidirectional and
 /// invisible format characters that Unicode Technical Report 36 warns of.
-fn misleads(c: char) -> bool {
+#[must_use]
+pub fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

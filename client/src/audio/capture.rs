@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use vchat_proto::units::{Bitrate, MediaTime};
@@ -36,6 +37,8 @@ pub struct Capture {
 struct Shared {
     stop: AtomicBool,
     muted: AtomicBool,
+    /// The source ended by itself.
+    ended: AtomicBool,
     speaking: AtomicBool,
     /// Level in dB of full scale, the bits of an `f32`.
     level: AtomicU32,
@@ -46,7 +49,8 @@ struct Shared {
 impl Capture {
     /// Opens the source and hands each packet to `on_packet`, on a thread of its own.
     ///
-    /// `on_error` is called at most once, when the source ends by itself (a device that was unplugged).
+    /// `on_error` is called when the source ends by itself (a device that was unplugged). A device is then looked for
+    /// again, and taken when it is back.
     ///
     /// # Errors
     /// The source cannot be opened. `auto` never fails for want of a microphone; see [`Self::device`].
@@ -54,11 +58,12 @@ impl Capture {
         spec: &MicSpec,
         clock: MediaClock,
         on_packet: impl FnMut(AudioPacket) + Send + 'static,
-        on_error: impl FnOnce(AudioError) + Send + 'static,
+        mut on_error: impl FnMut(AudioError) + Send + 'static,
     ) -> Result<Self, AudioError> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             muted: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
             level: AtomicU32::new(FLOOR_DB.to_bits()),
             bps: AtomicU64::new(32_000),
@@ -69,18 +74,24 @@ impl Capture {
             return Ok(Self { shared, device: None, thread: None });
         }
         let of_thread = shared.clone();
+        let again = spec.clone();
         let make = move || {
             let opened = source::open(&spec, clock)?;
             let device = opened.as_ref().map(|opened| opened.device.clone());
             let sender = Sender::new(of_thread, on_packet)?;
             Ok(((opened, sender), device))
         };
-        let run = |(opened, mut sender): (Option<source::Opened>, Sender<_>)| {
-            let Some(mut opened) = opened else { return };
-            if let Err(error) = sender.run(opened.source.as_mut()) {
+        let run = move |(opened, mut sender): (Option<source::Opened>, Sender<_>)| {
+            let mut source = opened;
+            while let Some(mut opened) = source {
+                let Err(error) = sender.run(opened.source.as_mut()) else { return };
+                drop(opened);
                 sender.shared.level.store(FLOOR_DB.to_bits(), Ordering::Relaxed);
                 sender.shared.speaking.store(false, Ordering::Relaxed);
+                sender.shared.ended.store(true, Ordering::Relaxed);
                 on_error(error);
+                source = sender.wait_for(&again, clock);
+                sender.shared.ended.store(false, Ordering::Relaxed);
             }
         };
         let (thread, device) = super::spawn("audio-capture", make, run)?;
@@ -94,10 +105,11 @@ impl Capture {
         self.device.as_deref()
     }
 
-    /// Whether there is any source: false for `none`, and for `auto` without a microphone.
+    /// Whether there is any source: false for `none`, for `auto` without a microphone, and while a lost
+    /// device is not back.
     #[must_use]
-    pub const fn has_source(&self) -> bool {
-        self.thread.is_some()
+    pub fn has_source(&self) -> bool {
+        self.thread.is_some() && !self.shared.ended.load(Ordering::Relaxed)
     }
 
     /// Stops or resumes sending.
@@ -174,6 +186,25 @@ impl<F: FnMut(AudioPacket)> Sender<F> {
         Ok(())
     }
 
+    /// Looks for the device until it is back; none when the call is over, or when what ended was no device.
+    fn wait_for(&self, spec: &MicSpec, clock: MediaClock) -> Option<source::Opened> {
+        if !matches!(spec, MicSpec::Auto | MicSpec::Named(_)) {
+            return None;
+        }
+        loop {
+            for _ in 0..RETRY_STEPS {
+                if self.shared.stop.load(Ordering::Relaxed) {
+                    return None;
+                }
+                std::thread::sleep(RETRY / RETRY_STEPS);
+            }
+            if let Ok(Some(opened)) = source::open(spec, clock) {
+                tracing::info!("the microphone is back");
+                return Some(opened);
+            }
+        }
+    }
+
     fn frame(&mut self, captured: MediaTime, frame: &mut [f32; FRAME]) -> Result<(), AudioError> {
         // A broken driver's NaN would stay in the codec's filters for good.
         frame.iter_mut().for_each(|s| *s = if s.is_finite() { s.clamp(-1.0, 1.0) } else { 0.0 });
@@ -196,6 +227,11 @@ impl<F: FnMut(AudioPacket)> Sender<F> {
         Ok(())
     }
 }
+
+/// How often a lost device is looked for: soon enough for who plugs it in again, seldom enough to cost nothing.
+pub(super) const RETRY: Duration = Duration::from_secs(2);
+/// The end of the call is noticed in between.
+const RETRY_STEPS: u32 = 20;
 
 /// Decides what is sent of a muted or silent source.
 ///

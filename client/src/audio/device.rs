@@ -41,6 +41,7 @@ pub fn devices() -> Devices {
         let default = default_of(&host, kind).and_then(|d| d.id().ok());
         all(&host, kind)
             .into_iter()
+            .filter(|device| device.id().is_ok_and(|id| worth_listing(&id)))
             .filter_map(|device| {
                 let id = device.id().ok()?;
                 Some(DeviceInfo {
@@ -60,6 +61,39 @@ pub(super) struct Found {
     pub(super) name: String,
     pub(super) config: StreamConfig,
     pub(super) format: SampleFormat,
+}
+
+impl Found {
+    /// Starts a stream with `open`.
+    pub(super) fn start<T>(
+        &self,
+        kind: Kind,
+        open: impl FnMut(StreamConfig) -> Result<T, cpal::Error>,
+    ) -> Result<T, AudioError> {
+        with_any_period(self.config, open).map_err(|e| AudioError::Device {
+            kind,
+            name: self.name.clone(),
+            reason: one_line(&e),
+        })
+    }
+}
+
+/// Opens with the period wished for, and with the device's own where it refuses that one.
+///
+/// ALSA's sharing plugins (dmix and dsnoop, its default) list any period and have a single one once a rate is chosen.
+fn with_any_period<T>(
+    config: StreamConfig,
+    mut open: impl FnMut(StreamConfig) -> Result<T, cpal::Error>,
+) -> Result<T, cpal::Error> {
+    match open(config) {
+        Err(error)
+            if error.kind() == cpal::ErrorKind::UnsupportedConfig
+                && config.buffer_size != BufferSize::Default =>
+        {
+            open(StreamConfig { buffer_size: BufferSize::Default, ..config })
+        }
+        result => result,
+    }
 }
 
 /// Finds the device called `name`, or the default one.
@@ -137,12 +171,28 @@ fn host() -> Option<cpal::Host> {
     (host.id() != cpal::HostId::Alsa || std::path::Path::new(ALSA_CARDS).exists()).then_some(host)
 }
 
+/// All devices that can be opened by name. ALSA does not list its own default; it comes first here.
 fn all(host: &cpal::Host, kind: Kind) -> Vec<cpal::Device> {
-    match kind {
+    let listed: Vec<_> = match kind {
         Kind::Microphone => host.input_devices().map(Iterator::collect),
         Kind::Speaker => host.output_devices().map(Iterator::collect),
     }
-    .unwrap_or_default()
+    .unwrap_or_default();
+    let default = default_of(host, kind)
+        .filter(|default| host.id() == cpal::HostId::Alsa && !listed.iter().any(|d| d.id() == default.id()));
+    default.into_iter().chain(listed).collect()
+}
+
+/// Whether a person would choose this device from a list.
+///
+/// ALSA offers each device of a card under a dozen names, and its plugins besides. Of those this keeps the default and,
+/// for each device, the name that converts rates and channels (`plughw`), by the card's name, which unlike its number
+/// stays the same between boots. The others can be opened all the same.
+fn worth_listing(id: &cpal::DeviceId) -> bool {
+    let by_card_name = |id: &str| {
+        id.strip_prefix("plughw:CARD=").is_some_and(|card| !card.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    id.host() != cpal::HostId::Alsa || id.id() == "default" || by_card_name(id.id())
 }
 
 /// The system's choice. A monitor of the machine's own output is no microphone: it would send the call back into
@@ -156,17 +206,18 @@ fn default_of(host: &cpal::Host, kind: Kind) -> Option<cpal::Device> {
     }
 }
 
-/// The device with that id or description; otherwise the first whose description has it as a part.
+/// The device with that id or description; otherwise the first whose description or id has it as a part, those listed
+/// for people before others.
 fn named(devices: Vec<cpal::Device>, name: &str) -> Option<cpal::Device> {
     let wanted = name.to_lowercase();
     let rank = |device: &cpal::Device| {
         let (id, description) = (device.id().ok()?.id().to_lowercase(), describe(device).to_lowercase());
         if id == wanted {
             Some(0)
-        } else if description == wanted {
-            Some(1)
         } else {
-            (description.contains(&wanted) || id.contains(&wanted)).then_some(2)
+            let found = description.contains(&wanted) || id.contains(&wanted);
+            let hidden = !device.id().is_ok_and(|id| worth_listing(&id));
+            found.then_some(1 + 2 * u8::from(hidden) + u8::from(description != wanted))
         }
     };
     devices.into_iter().filter_map(|d| Some((rank(&d)?, d))).min_by_key(|&(rank, _)| rank).map(|(_, d)| d)
@@ -217,3 +268,38 @@ fn settings(
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// Exists when the kernel drives a sound card.
 const ALSA_CARDS: &str = "/dev/snd";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_refuses_the_period_is_opened_with_its_own() {
+        let wish = StreamConfig { channels: 1, sample_rate: RATE, buffer_size: BufferSize::Fixed(240) };
+        let refuse = |kind| {
+            move |config: StreamConfig| match config.buffer_size {
+                BufferSize::Default => Ok("its own"),
+                BufferSize::Fixed(_) => Err(cpal::Error::with_message(kind, "240 is not 1024")),
+            }
+        };
+        let opened = with_any_period(wish, refuse(cpal::ErrorKind::UnsupportedConfig));
+        assert_eq!(opened.ok(), Some("its own"));
+        assert!(with_any_period(wish, refuse(cpal::ErrorKind::DeviceBusy)).is_err(), "busy stays busy");
+    }
+
+    #[test]
+    fn of_the_many_names_of_a_card_one_is_listed() {
+        let listed = |name: &str| worth_listing(&cpal::DeviceId::new(cpal::HostId::Alsa, name));
+        for name in ["default", "plughw:CARD=PCH,DEV=0", "plughw:CARD=Webcam,DEV=1"] {
+            assert!(listed(name), "{name}");
+        }
+        for name in ["null", "speex", "hw:CARD=PCH,DEV=0", "plughw:CARD=0,DEV=0", "surround51:CARD=PCH,DEV=0"]
+        {
+            assert!(!listed(name), "{name}");
+        }
+        assert!(worth_listing(&cpal::DeviceId::new(
+            cpal::HostId::PulseAudio,
+            "alsa_output.pci.analog-stereo"
+        )));
+    }
+}

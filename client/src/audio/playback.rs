@@ -11,6 +11,7 @@ use vchat_proto::id::{FrameId, ParticipantId};
 use vchat_proto::stats::Distribution;
 use vchat_proto::units::MediaTime;
 
+use super::capture::RETRY;
 use super::mixer::Mixer;
 use super::sink::{self, Sink};
 use super::{AudioError, SpeakerSpec};
@@ -89,7 +90,7 @@ impl Playback {
     /// Opens the sink and starts the thread that feeds it.
     ///
     /// `on_error` is called when a device or file is lost during the call; then the sound goes nowhere, but packets
-    /// are decoded all the same.
+    /// are decoded all the same. A device is looked for again, and taken when it is back.
     ///
     /// # Errors
     /// The sink cannot be opened. `auto` never fails for want of a speaker; see [`Self::device`].
@@ -109,6 +110,8 @@ impl Playback {
                 news,
                 stop: stopped,
                 sink: opened.sink,
+                spec,
+                retry_at: None,
                 mixer: Mixer::default(),
                 dropped,
                 on_error: Box::new(on_error),
@@ -219,6 +222,9 @@ struct Player {
     news: Receiver<News>,
     stop: Arc<AtomicBool>,
     sink: Box<dyn Sink>,
+    spec: SpeakerSpec,
+    /// When to look for a lost device again.
+    retry_at: Option<MediaTime>,
     mixer: Mixer,
     dropped: Arc<AtomicU64>,
     on_error: Box<dyn FnMut(AudioError) + Send>,
@@ -240,10 +246,29 @@ impl Player {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if let Err(error) = self.feed() {
-                tracing::warn!(%error, "playing into nothing from now on");
+                tracing::warn!(%error, "playing into nothing");
                 self.sink = sink::silent(self.clock).sink;
+                if matches!(self.spec, SpeakerSpec::Auto | SpeakerSpec::Named(_)) {
+                    self.retry_at = Some(self.clock.now() + RETRY);
+                }
                 (self.on_error)(error);
             }
+            self.retry();
+        }
+    }
+
+    /// Takes a lost device that is back.
+    fn retry(&mut self) {
+        let now = self.clock.now();
+        if self.retry_at.is_none_or(|t| now < t) {
+            return;
+        }
+        self.retry_at = Some(now + RETRY);
+        if let Ok(opened) = sink::open(&self.spec, self.clock)
+            && opened.device.is_some()
+        {
+            tracing::info!("the speaker is back");
+            (self.sink, self.retry_at) = (opened.sink, None);
         }
     }
 

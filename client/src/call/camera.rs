@@ -33,6 +33,17 @@ pub(crate) struct Plan {
     pub(crate) max_bitrate: Bitrate,
 }
 
+/// Why there is no camera.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The system has no thread for it.
+    #[error("cannot start a thread for the camera: {0}")]
+    Thread(String),
+}
+
 struct Shared {
     plan: Plan,
     clock: MediaClock,
@@ -56,7 +67,7 @@ impl Camera {
         clock: MediaClock,
         media: Media,
         news: NewsSender,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, StartError> {
         let opened = source::open(&plan.spec, plan.size, plan.fps, clock)?;
         let shared = Arc::new(Shared {
             plan,
@@ -70,14 +81,13 @@ impl Camera {
             news,
         });
         let (capture, encode) = (shared.clone(), shared.clone());
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(run).ok()
-        };
-        let threads = [
-            spawn("camera", Box::new(move || capture.capture(opened))),
-            spawn("encode", Box::new(move || encode.encode(&media))),
-        ];
-        Ok(Self { shared, threads: threads.into_iter().flatten().collect() })
+        // When the second cannot start, dropping the first ends it.
+        let mut camera = Self { shared, threads: Vec::new() };
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let failed = |e: std::io::Error| StartError::Thread(e.to_string());
+        camera.threads.push(thread("camera").spawn(move || capture.capture(opened)).map_err(failed)?);
+        camera.threads.push(thread("encode").spawn(move || encode.encode(&media)).map_err(failed)?);
+        Ok(camera)
     }
 
     /// Whether the camera is meant to run.
@@ -161,6 +171,7 @@ impl Shared {
 
     /// The encoding thread: takes the newest picture whenever the network has room for one.
     fn encode(&self, media: &Media) {
+        super::give_way();
         let mut open: Option<(Box<dyn Encoder>, Settings)> = None;
         while self.running() {
             let Some((captured, fps)) = self.to_encode.take_timeout(STOP_POLL) else { continue };
@@ -180,7 +191,10 @@ impl Shared {
                         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = settings.bitrate;
                         open = Some((encoder, settings));
                     }
-                    Err(e) => return self.gone(format!("cannot encode: {e}")),
+                    Err(e) => {
+                        self.gone(format!("cannot encode: {e}"));
+                        continue;
+                    }
                 }
             }
             let Some((encoder, _)) = &mut open else { continue };

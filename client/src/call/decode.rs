@@ -54,6 +54,7 @@ pub(crate) fn start(
 }
 
 fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<Frame>, failed: impl Fn(TrackId)) {
+    super::give_way();
     let mut broken = false;
     while let Ok(frame) = queue.recv() {
         // What was queued behind a damaged frame refers to it.

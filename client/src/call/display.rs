@@ -57,6 +57,8 @@ impl Display {
                     }
                     call.shown_remote(id, now);
                 }
+                let present = |id| call.remotes.contains_key(&id);
+                files.keep(present).map_err(|e| Failure::Other(format!("{e:#}")))?;
             }
             Self::None => {
                 for id in call.take_fresh() {

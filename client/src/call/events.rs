@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use serde_json::{Value, json};
-use vchat_proto::id::ChatId;
+use vchat_proto::id::{ChatId, misleads};
 use vchat_proto::session::ChatLine;
 
 /// Writes lines to stdout; a reader that is gone is no reason to end a call.
@@ -32,8 +32,7 @@ impl Printer {
                 "event": "chat", "participant": l.participant.0, "name": l.name, "id": l.id.to_string(), "seq": l.seq,
                 "text": l.text, "sent_ms": l.sent_ms,
             })),
-            // Controls could move the cursor of a terminal.
-            Self::Chat => line(&format!("{}: {}", l.name, l.text.replace(|c: char| c.is_control() && c != '\n', " "))),
+            Self::Chat => line(&for_terminal(&l.name, &l.text)),
             Self::Silent => {}
         }
     }
@@ -49,7 +48,29 @@ impl Printer {
     }
 }
 
+/// A chat line that cannot move a terminal's cursor, turn its text around, or pass for somebody else's line: its further
+/// lines are indented.
+fn for_terminal(name: &str, text: &str) -> String {
+    let tame = |c: char| match c {
+        '\n' => c,
+        _ if misleads(c) => ' ',
+        _ => c,
+    };
+    let text: String = text.chars().map(tame).collect();
+    format!("{name}: {}", text.replace('\n', "\n    "))
+}
+
 fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_pass_for_another_or_touch_the_terminal() {
+        assert_eq!(for_terminal("bob", "hi\nann: no\x1b[2J\u{202e}x"), "bob: hi\n    ann: no [2J x");
+    }
 }

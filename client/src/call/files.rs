@@ -49,6 +49,16 @@ impl Files {
         Ok(())
     }
 
+    /// Closes the files of those who left.
+    pub(crate) fn keep(&mut self, present: impl Fn(ParticipantId) -> bool) -> anyhow::Result<()> {
+        let gone: Vec<ParticipantId> = self.open.keys().copied().filter(|id| !present(*id)).collect();
+        for (mut video, mut csv) in gone.into_iter().filter_map(|id| self.open.remove(&id)) {
+            video.flush()?;
+            csv.flush()?;
+        }
+        Ok(())
+    }
+
     /// Hands everything to the system.
     pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
         for (video, csv) in self.open.values_mut() {

@@ -117,8 +117,18 @@ impl Call {
                 self.notice("camera", &why);
                 self.tell_media_state();
             }
-            News::SoundGone(why) => self.notice("sound", &why),
-            News::Line(line) => self.say(&line),
+            News::SoundGone(why) => {
+                self.notice("sound", &why);
+                // A microphone that comes back stays silent until the user wants it to be heard.
+                self.muted |= !self.capture.has_source();
+                self.capture.set_muted(self.muted);
+                self.tell_media_state();
+            }
+            News::Line(line, taken) => {
+                self.say(&line);
+                // Fails only when the reader has ended.
+                taken.try_send(()).unwrap_or_default();
+            }
             News::Stop => self.over = Some(Ok(())),
         }
     }
@@ -246,8 +256,9 @@ impl Call {
                         remote.set_net(*peer);
                     }
                 }
+                let seconds = stats.seconds;
                 self.last_net = stats;
-                self.print_stats(false, 1.0);
+                self.print_stats(false, seconds);
             }
             NetNews::Failed(why) => self.over = Some(Err(Failure::Other(why))),
         }
@@ -278,6 +289,12 @@ impl Call {
             }
             Event::PeerChanged(peer) => {
                 if let Some(remote) = self.remotes.get_mut(&peer.id) {
+                    if (remote.peer.muted, remote.peer.camera_off) != (peer.muted, peer.camera_off) {
+                        self.printer.event(&json!({
+                            "event": "peer-changed", "participant": peer.id.0, "muted": peer.muted,
+                            "camera_off": peer.camera_off,
+                        }));
+                    }
                     remote.update(peer);
                 }
             }
@@ -392,7 +409,7 @@ impl Call {
             "event": "stats", "rtt_ms": round(net.rtt_ms),
             "up": {
                 "kbps": net.up_kbps.round(), "loss": (net.up_loss * 1e4).round() / 1e4, "target_kbps": target.kbps(),
-                "fps": f64::from(net.up_frames), "encode_ms": quantiles(encode, 0, &["p50", "p95"]),
+                "fps": round(f64::from(net.up_frames) / net.seconds.max(0.001)), "encode_ms": quantiles(encode, 0, &["p50", "p95"]),
             },
             "peers": peers,
         });

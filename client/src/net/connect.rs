@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::{Connection, ConnectionError, Endpoint};
 use tokio::task::JoinSet;
 use vchat_certs::identity::Identity;
-use vchat_certs::known::KnownHosts;
+use vchat_certs::known::{KnownError, KnownHosts};
 use vchat_certs::pin::{Pin, peer_pin};
 use vchat_certs::tls::{ServerTrust, client_config};
 use vchat_proto::session::Loss;
@@ -22,6 +22,8 @@ pub(crate) struct Connector {
     relay: Authority,
     identity: Identity,
     known: KnownHosts,
+    /// The key that the relay had when it first took us in. Holds for this run even where it could not be written down.
+    met: Option<Pin>,
 }
 
 /// A connection whose other end has shown its key, but has not welcomed us yet.
@@ -36,7 +38,7 @@ impl Connector {
     pub(crate) fn new(relay: Authority, config_dir: &Path, state_dir: &Path) -> Result<Self, String> {
         let identity = Identity::load_or_create(config_dir).map_err(|e| e.to_string())?;
         let known = KnownHosts::open(&state_dir.join("known_relays")).map_err(|e| e.to_string())?;
-        Ok(Self { relay, identity, known })
+        Ok(Self { relay, identity, known, met: None })
     }
 
     pub(crate) const fn our_pin(&self) -> Pin {
@@ -44,25 +46,36 @@ impl Connector {
     }
 
     /// Remembers the relay's key after its welcome. True when it was not known before.
-    pub(crate) fn remember(&mut self, pin: Pin) -> Result<bool, String> {
+    ///
+    /// # Errors
+    /// It could not be written down; or, [`KnownError::Changed`], another program has met this relay with another key
+    /// since we looked.
+    pub(crate) fn remember(&mut self, pin: Pin) -> Result<bool, KnownError> {
         let label = self.relay.to_string();
-        if self.known.pin_of(&label).is_some() {
+        if self.met.replace(pin).is_some() || self.known.pin_of(&label).is_some() {
             return Ok(false);
         }
-        self.known.remember(&label, pin).map_err(|e| e.to_string())?;
+        self.known.remember(&label, pin)?;
         Ok(true)
+    }
+
+    fn pinned(&self) -> Option<Pin> {
+        self.known.pin_of(&self.relay.to_string()).or(self.met)
     }
 
     /// Connects to whichever address of the relay answers first.
     pub(crate) fn connect(&self) -> impl Future<Output = Result<Connected, Loss>> + Send + use<> {
         let relay = self.relay.clone();
-        let pinned = self.known.pin_of(&relay.to_string());
+        let pinned = self.pinned();
         let (identity, ours) = (self.identity.clone(), self.identity.pin());
         async move {
-            let lookup = tokio::net::lookup_host((relay.host.as_str(), relay.port)).await;
-            let addrs: Vec<SocketAddr> =
+            let lookup = tokio::net::lookup_host((relay.host.as_str(), relay.port));
+            let lookup = tokio::time::timeout(TIMEOUT, lookup).await.unwrap_or_else(|e| Err(e.into()));
+            let mut addrs: Vec<SocketAddr> =
                 lookup.map_err(|e| network(format!("cannot find {}: {e}", relay.host)))?.collect();
             let mut attempts = JoinSet::new();
+            // A relay on this machine that listens on IPv4 alone leaves the attempt at ::1 without an answer.
+            addrs.sort_by_key(|a| a.ip().is_loopback() && a.is_ipv6());
             for (i, addr) in addrs.into_iter().enumerate() {
                 let identity = identity.clone();
                 attempts.spawn(async move {
@@ -130,3 +143,20 @@ const fn network(why: String) -> Loss {
 const STAGGER: Duration = Duration::from_millis(250);
 /// Several retransmissions of the first packet; longer would only keep the user in doubt.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_written_down_still_holds_for_this_run() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("state");
+        let relay = Authority::parse("relay.example").expect("a relay");
+        let mut connector = Connector::new(relay, dir.path(), &state).expect("an identity");
+        assert_eq!(connector.pinned(), None);
+        std::fs::write(&state, "a file where the directory should be").expect("written");
+        assert!(connector.remember(Pin([7; 32])).is_err());
+        assert_eq!(connector.pinned(), Some(Pin([7; 32])));
+    }
+}

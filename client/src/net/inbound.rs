@@ -181,7 +181,8 @@ impl Video {
                 Output::Frame(frame) => match self.decoder.try_send(frame) {
                     Ok(()) => {}
                     Err(TrySendError::Full(_)) => self.reassembler.reset(now),
-                    Err(TrySendError::Disconnected(_)) => return,
+                    // The decoder is gone; that has been reported.
+                    Err(TrySendError::Disconnected(_)) => {}
                 },
             }
         }

@@ -4,6 +4,7 @@ use prost::Message;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use vchat_certs::pin::Pin;
 use vchat_proto::session::Loss;
 use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::MAX_MESSAGE;
@@ -30,8 +31,9 @@ pub(crate) enum Incoming {
 }
 
 impl Link {
-    pub(crate) async fn open(connected: Connected) -> Result<Self, Loss> {
-        let Connected { connection, endpoint, .. } = connected;
+    /// Opens the two streams. Also tells the key of the relay at the other end.
+    pub(crate) async fn open(connected: Connected) -> Result<(Self, Pin), Loss> {
+        let Connected { connection, endpoint, pin } = connected;
         let (incoming_in, incoming) = mpsc::channel(QUEUE);
         let (control, control_out) = mpsc::channel(QUEUE);
         let (chat, chat_out) = mpsc::channel(QUEUE);
@@ -47,7 +49,7 @@ impl Link {
             let why = loss(&closed.closed().await);
             drop(incoming_in.send(Incoming::Lost(why)).await);
         });
-        Ok(Self { connection, endpoint, control, chat, incoming, _tasks: tasks })
+        Ok((Self { connection, endpoint, control, chat, incoming, _tasks: tasks }, pin))
     }
 
     pub(crate) fn send_control(&self, message: pb::ClientControl) {

@@ -84,6 +84,8 @@ pub enum NetNews {
 /// A second of network, as the client sees it.
 #[derive(Clone, Debug, Default)]
 pub struct NetStats {
+    /// How long this second was.
+    pub seconds: f64,
     /// Round-trip time to the relay in milliseconds.
     pub rtt_ms: f64,
     /// Media sent, in kilobits a second.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use vchat_certs::known::KnownError;
 use vchat_proto::id::{DisplayName, RoomName, TrackId};
 use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
 use vchat_proto::wire::datagram::Media;
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 use vchat_proto::wire::pb;
 
-use super::connect::{Connected, Connector};
+use super::connect::Connector;
 use super::inbound::Inbound;
 use super::link::{Incoming, Link};
 use super::uplink::Uplink;
@@ -54,6 +55,8 @@ pub(crate) fn thread(setup: Setup) {
     if let Err(why) = runtime.block_on(run(setup)) {
         fail(why);
     }
+    // A name service that does not answer must not hold up the end of the program.
+    runtime.shutdown_background();
 }
 
 async fn run(setup: Setup) -> Result<(), String> {
@@ -77,9 +80,10 @@ async fn run(setup: Setup) -> Result<(), String> {
         link: None,
         connecting: None,
         connected_to: None,
-        stats_at: None,
+        reported_at: None,
         packets: (0, 0),
         peers: Vec::new(),
+        leaving: None,
         over: false,
     };
     runner.run(setup.commands, setup.audio, setup.video).await;
@@ -97,18 +101,21 @@ struct Runner {
     connecting: Option<Connecting>,
     /// The key of the relay at the other end of the link.
     connected_to: Option<vchat_certs::pin::Pin>,
-    stats_at: Option<Instant>,
+    /// When statistics were told last; none without a connection.
+    reported_at: Option<Instant>,
     /// Packets sent and lost until the last statistics.
     packets: (u64, u64),
     peers: Vec<vchat_proto::id::ParticipantId>,
+    /// The user wants to leave, by then at the latest.
+    leaving: Option<Instant>,
     over: bool,
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<Connected, Loss>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<(Link, vchat_certs::pin::Pin), Loss>> + Send>>;
 
 /// What woke the loop.
 enum Wake {
-    Connected(Result<Connected, Loss>),
+    Connected(Result<(Link, vchat_certs::pin::Pin), Loss>),
     Incoming(Incoming),
     Datagram(Bytes),
     Command(Option<Command>),
@@ -129,6 +136,7 @@ impl Runner {
         let mut at_door: Option<Bytes> = None;
         loop {
             self.act();
+            self.leave_when_all_is_said(Instant::now());
             if self.over {
                 break;
             }
@@ -137,19 +145,19 @@ impl Runner {
             let wake = {
                 let link = self.link.as_mut().map(|l| (l.connection.clone(), l));
                 let (connection, link) = link.unzip();
+                // In no order: whatever the relay floods us with, the user can leave.
                 tokio::select! {
-                    biased;
                     r = connecting(&mut self.connecting) => Wake::Connected(r),
                     i = incoming(link) => Wake::Incoming(i),
                     d = datagram(connection.as_ref()) => Wake::Datagram(d),
                     Some(packet) = audio.recv() => Wake::Audio(packet),
                     Some(frame) = video.recv() => Wake::Video(frame),
-                    c = commands.recv() => Wake::Command(c),
+                    c = commands.recv(), if self.leaving.is_none() => Wake::Command(c),
                     () = door(connection.as_ref(), at_door.as_ref()) => Wake::Sent,
                     () = sleep_until(timeout) => Wake::Time,
                 }
             };
-            self.handle(wake, &mut at_door).await;
+            self.handle(wake, &mut at_door);
             // What else is ready in the same turn goes out in the same burst.
             while let Ok(packet) = audio.try_recv() {
                 self.uplink.push_audio(Instant::now(), &packet);
@@ -161,22 +169,16 @@ impl Runner {
         }
     }
 
-    async fn handle(&mut self, wake: Wake, at_door: &mut Option<Bytes>) {
+    fn handle(&mut self, wake: Wake, at_door: &mut Option<Bytes>) {
         let now = Instant::now();
         let mut needed: Vec<TrackId> = Vec::new();
         match wake {
             Wake::Connected(result) => {
                 self.connecting = None;
-                let opened = match result {
-                    Ok(connected) => {
-                        self.connected_to = Some(connected.pin);
-                        Link::open(connected).await
-                    }
-                    Err(loss) => Err(loss),
-                };
-                match opened {
-                    Ok(link) => {
+                match result {
+                    Ok((link, pin)) => {
                         self.link = Some(link);
+                        self.connected_to = Some(pin);
                         self.session.handle_connected();
                     }
                     Err(loss) => self.session.handle_disconnected(now, loss),
@@ -187,12 +189,8 @@ impl Runner {
             }
             Wake::Incoming(Incoming::Chat(message)) => self.session.handle_chat(message),
             Wake::Incoming(Incoming::Lost(loss)) => {
-                self.link = None;
                 *at_door = None;
-                self.uplink.pause();
-                self.inbound.disconnected();
-                self.stats_at = None;
-                self.session.handle_disconnected(now, loss);
+                self.disconnect(now, loss);
             }
             Wake::Datagram(bytes) => {
                 if let Ok(media) = Media::parse(bytes) {
@@ -221,18 +219,35 @@ impl Runner {
             }
             Command::MediaState(state) => self.session.set_media_state(state),
             Command::DecoderFailed(track) => self.inbound.decoder_failed(now, track, needed),
-            Command::Leave => {
-                self.session.leave();
-                self.over = true;
-            }
+            Command::Leave => self.leaving = Some(now + FAREWELL),
         }
+    }
+
+    /// Says goodbye once the relay has stored what the user said last, or does not within [`FAREWELL`].
+    fn leave_when_all_is_said(&mut self, now: Instant) {
+        if self.leaving.is_some_and(|t| now >= t || self.link.is_none() || self.session.all_is_said()) {
+            self.session.leave();
+            self.act();
+            self.over = true;
+        }
+    }
+
+    fn disconnect(&mut self, now: Instant, loss: Loss) {
+        self.link = None;
+        self.uplink.pause();
+        self.inbound.disconnected();
+        self.reported_at = None;
+        self.session.handle_disconnected(now, loss);
     }
 
     /// Does what the session wants done.
     fn act(&mut self) {
         while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Connect => self.connecting = Some(Box::pin(self.connector.connect())),
+                Output::Connect => {
+                    let connected = self.connector.connect();
+                    self.connecting = Some(Box::pin(async { Link::open(connected.await?).await }));
+                }
                 Output::Control(message) => {
                     if let Some(link) = &self.link {
                         link.send_control(message);
@@ -251,7 +266,7 @@ impl Runner {
     fn event(&mut self, event: Event) {
         if let Event::Joined { me, .. } = &event {
             self.uplink.begin(me);
-            self.stats_at = Some(Instant::now() + STATS);
+            self.reported_at = Some(Instant::now());
             self.packets = self.link.as_ref().map_or((0, 0), |l| path_packets(&l.connection));
             self.remember_relay();
         }
@@ -280,6 +295,9 @@ impl Runner {
         match self.connector.remember(relay) {
             Ok(true) => self.tell(NetNews::FirstContact { relay, ours: self.connector.our_pin() }),
             Ok(false) => {}
+            Err(e @ KnownError::Changed { .. }) => {
+                self.disconnect(Instant::now(), Loss::Untrusted(e.to_string()));
+            }
             Err(e) => tracing::warn!("the relay's key is not remembered: {e}"),
         }
     }
@@ -299,12 +317,21 @@ impl Runner {
     }
 
     fn timeout(&self) -> Option<Instant> {
-        [self.session.poll_timeout(), self.inbound.poll_timeout(), self.stats_at].into_iter().flatten().min()
+        let report = self.reported_at.map(|t| t + STATS);
+        [self.session.poll_timeout(), self.inbound.poll_timeout(), report, self.leaving]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn report(&mut self, now: Instant) {
-        let (Some(link), Some(at)) = (&self.link, self.stats_at.filter(|t| *t <= now)) else { return };
-        self.stats_at = Some((at + STATS).max(now));
+        let (Some(link), Some(last)) = (&self.link, self.reported_at.filter(|t| *t + STATS <= now)) else {
+            return;
+        };
+        let seconds = now.saturating_duration_since(last).as_secs_f64();
+        // In step, but after a machine slept there is one report and not one for each second.
+        self.reported_at = Some((last + STATS).max(now - STATS / 2));
+        let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / seconds;
         let (sent, lost) = path_packets(&link.connection);
         let (sent_now, lost_now) = (sent.saturating_sub(self.packets.0), lost.saturating_sub(self.packets.1));
         self.packets = (sent, lost);
@@ -317,6 +344,7 @@ impl Runner {
             clock_difference: self.session.clock_difference(participant),
         });
         let stats = NetStats {
+            seconds,
             rtt_ms,
             up_kbps: kbps(up.bytes),
             up_loss: lost_now as f64 / sent_now.max(1) as f64,
@@ -332,7 +360,7 @@ impl Runner {
     }
 }
 
-async fn connecting(future: &mut Option<Connecting>) -> Result<Connected, Loss> {
+async fn connecting(future: &mut Option<Connecting>) -> Result<(Link, vchat_certs::pin::Pin), Loss> {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
@@ -377,11 +405,7 @@ fn path_packets(connection: &quinn::Connection) -> (u64, u64) {
     (path.sent_packets, path.lost_packets)
 }
 
-fn kbps(bytes: u64) -> f64 {
-    bytes as f64 * 8.0 / 1e3 / STATS.as_secs_f64()
-}
-
 /// How often statistics are told.
 const STATS: Duration = Duration::from_secs(1);
-/// A round trip to almost anywhere.
+/// A round trip to almost anywhere: for what was said last, and again for the goodbye.
 const FAREWELL: Duration = Duration::from_millis(500);

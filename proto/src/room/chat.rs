@@ -8,12 +8,14 @@ use crate::wire::pb;
 
 /// The lines of a room in the order in which the relay took them.
 ///
-/// Keeps the newest [`CHAT_HISTORY`] lines; older ones are forgotten.
+/// Keeps the newest [`CHAT_HISTORY`] lines, of [`MAX_BYTES`] of text at most; older ones are forgotten.
 #[derive(Debug)]
 pub(crate) struct History {
     /// Random, so that a client notices when the relay has lost the lines it knew.
     id: u64,
     lines: VecDeque<pb::Line>,
+    /// Of the texts in `lines`.
+    bytes: usize,
     last_seq: u64,
 }
 
@@ -30,7 +32,7 @@ pub(crate) enum Posted {
 
 impl History {
     pub(crate) const fn new(id: u64) -> Self {
-        Self { id, lines: VecDeque::new(), last_seq: 0 }
+        Self { id, lines: VecDeque::new(), bytes: 0, last_seq: 0 }
     }
 
     pub(crate) fn post(
@@ -60,9 +62,11 @@ impl History {
             text: text.into(),
             sent_ms,
         };
+        self.bytes += line.text.len();
         self.lines.push_back(line.clone());
-        if self.lines.len() > CHAT_HISTORY {
-            self.lines.pop_front();
+        while self.lines.len() > CHAT_HISTORY || self.bytes > MAX_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.text.len();
         }
         Posted::New(line)
     }
@@ -79,6 +83,9 @@ impl History {
         (pb::History { id: self.id, after_seq }, missed)
     }
 }
+
+/// What people write has 50 to 100 bytes a line; without a bound a thousand rooms of pasted pages would fill the memory.
+const MAX_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -121,6 +128,20 @@ mod tests {
         (1..=CHAT_HISTORY as u32 + 5).for_each(|n| drop(post(&mut h, n)));
         let (after, lines) = missed(&h, 9, 2);
         assert_eq!((after, lines.len(), lines[0]), (5, CHAT_HISTORY, 6));
+    }
+
+    #[test]
+    fn long_lines_are_forgotten_sooner() {
+        let mut h = History::new(9);
+        let long = "x".repeat(MAX_CHAT_TEXT);
+        for n in 0..CHAT_HISTORY as u32 {
+            let id = ChatId([[0; 12].as_slice(), &n.to_be_bytes()].concat().try_into().expect("16 bytes"));
+            h.post((ParticipantId(1), "ann"), id, &long, 5);
+        }
+        let kept: usize = h.lines.iter().map(|l| l.text.len()).sum();
+        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&kept), "{kept} bytes");
+        let (after, lines) = missed(&h, 9, 0);
+        assert_eq!(after + lines.len() as u64, CHAT_HISTORY as u64, "the newest are there");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::bucket::TokenBucket;
 use crate::id::{ChatId, DisplayName, ParticipantId, TrackId};
 use crate::wire::close::CloseCode;
 use crate::wire::datagram::{Media, MediaHeader, MediaKind};
-use crate::wire::limits::{CHAT_RATE, CONTROL_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MEDIA_RATE};
+use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE};
 use crate::wire::pb;
 
 /// One room. Knows nothing of connections: participants are numbers, messages go in and come out.
@@ -78,9 +78,10 @@ struct Member {
 
 #[derive(Debug)]
 struct Limits {
-    control: TokenBucket,
-    chat: TokenBucket,
-    media: TokenBucket,
+    /// All messages of both streams.
+    messages: TokenBucket,
+    /// Posts among them.
+    posts: TokenBucket,
 }
 
 #[derive(Debug)]
@@ -142,11 +143,7 @@ impl Room {
             media_state: hello.media_state.unwrap_or_default(),
             clock: None,
             chatting: false,
-            limits: Limits {
-                control: TokenBucket::new(CONTROL_RATE),
-                chat: TokenBucket::new(CHAT_RATE),
-                media: TokenBucket::new(MEDIA_RATE),
-            },
+            limits: Limits { messages: TokenBucket::new(MESSAGE_RATE), posts: TokenBucket::new(CHAT_RATE) },
         };
         let others = self.members.iter().map(|(id, m)| self.describe(*id, m)).collect();
         self.members.insert(id, member);
@@ -180,7 +177,7 @@ impl Room {
     ) {
         use pb::client_control::Body;
         let Some(member) = self.members.get_mut(&from) else { return };
-        if !member.limits.control.take(now, 1) {
+        if !member.limits.messages.take(now, 1) {
             return self.remove(from, CloseCode::TooFast);
         }
         match message.body {
@@ -204,18 +201,21 @@ impl Room {
             Some(Body::ClockPing(pb::ClockPing { sent_us })) => {
                 self.control(from, pb::relay_control::Body::ClockPong(pb::ClockPong { sent_us, relay_us }));
             }
-            Some(Body::Clock(clock)) => {
+            Some(Body::Clock(clock)) if clock.is_possible() => {
                 member.clock = Some(clock);
                 self.announce(from);
             }
             Some(Body::Goodbye(_)) => self.leave(from, pb::LeaveReason::Goodbye),
-            Some(Body::MediaState(_)) | None => {}
+            Some(Body::MediaState(_) | Body::Clock(_)) | None => {}
         }
     }
 
     /// Takes a message from a participant's chat stream. `unix_ms` is the time of day, for the line.
     pub fn handle_chat(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, message: pb::ChatUp) {
         let Some(member) = self.members.get_mut(&from) else { return };
+        if !member.limits.messages.take(now, 1) {
+            return self.remove(from, CloseCode::TooFast);
+        }
         match message.body {
             Some(pb::chat_up::Body::Resume(resume)) => {
                 if std::mem::replace(&mut member.chatting, true) {
@@ -232,12 +232,11 @@ impl Room {
         }
     }
 
-    /// Takes a media datagram from a participant and forwards it to everybody who wants it.
+    /// Takes a media datagram from a participant and forwards it to everybody who wants it. Whoever reads datagrams from
+    /// the network keeps to [`MEDIA_RATE`](crate::wire::limits::MEDIA_RATE) before they get here.
     pub fn handle_media(&mut self, now: Instant, from: ParticipantId, media: &Media) {
         let header = &media.header;
-        let Some(member) = self.members.get_mut(&from) else { return };
-        // Too much is dropped, not punished: an encoder may overshoot.
-        if !member.limits.media.take(now, u32::try_from(media.body.len()).unwrap_or(u32::MAX)) {
+        if !self.members.contains_key(&from) {
             return;
         }
         let Some(track) = self.tracks.get_mut(&header.track) else { return };
@@ -306,7 +305,7 @@ impl Room {
         if !member.chatting {
             return self.remove(from, CloseCode::Protocol);
         }
-        let posted = if member.limits.chat.take(now, 1) {
+        let posted = if member.limits.posts.take(now, 1) {
             self.chat.post((from, member.name.as_str()), ChatId(id), &post.text, unix_ms)
         } else {
             Posted::Refused(pb::RefusalReason::TooFast)

@@ -33,7 +33,7 @@ impl Recent {
             self.group = Some(Group { key: header.frame, since: now, bytes: 0, datagrams: Vec::new() });
         }
         if let Some(group) = &mut self.group {
-            group.bytes += body.len();
+            group.bytes += body.len() + OVERHEAD;
             if group.bytes > MAX_BYTES || now > group.since + MAX_AGE {
                 // The key stays known, so that its stragglers do not begin a group of their own.
                 group.datagrams.clear();
@@ -56,8 +56,11 @@ impl Recent {
 /// Half a second of pictures takes a decoder some 15 ms.
 const MAX_AGE: Duration = Duration::from_millis(500);
 
-/// Half a second at 4 Mb/s.
-const MAX_BYTES: usize = 256 * 1024;
+/// Half a second at 4 Mb/s, with the overhead.
+const MAX_BYTES: usize = 300 * 1024;
+
+/// What a datagram takes in memory besides its bytes, so that a group of tiny ones stays small too.
+const OVERHEAD: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -87,6 +90,17 @@ mod tests {
         assert!(r.replay(start + MAX_AGE + Duration::from_millis(1)).is_empty());
         push(&mut r, &mut p, start + 2 * MAX_AGE, false, 100);
         assert!(r.replay(start + 2 * MAX_AGE).is_empty());
+    }
+
+    #[test]
+    fn a_group_of_crumbs_is_given_up() {
+        let (mut r, start) = (Recent::default(), Instant::now());
+        let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
+        push(&mut r, &mut p, start, true, 100);
+        for _ in 0..10_000 {
+            push(&mut r, &mut p, start, false, 1);
+        }
+        assert!(r.group.as_ref().is_some_and(|g| g.datagrams.len() <= MAX_BYTES / OVERHEAD));
     }
 
     #[test]

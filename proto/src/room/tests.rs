@@ -191,10 +191,33 @@ fn a_flood_of_chat_is_refused_and_harms_nobody() {
     let mut w = World::new();
     let (ann, _) = w.join("ann");
     w.resume(ann);
-    (0..200).for_each(|n| w.say(ann, n));
+    (0..150).for_each(|n| w.say(ann, n));
     let outputs = w.drain();
     assert_eq!(lines_to(&outputs, ann).len(), CHAT_RATE.1 as usize);
     assert_eq!(w.room.len(), 1);
+}
+
+#[test]
+fn a_flood_of_chat_messages_that_say_nothing_ends_the_connection() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    w.drain();
+    for _ in 0..=MESSAGE_RATE.1 {
+        w.room.handle_chat(w.now, 1000, ann, pb::ChatUp { body: None });
+    }
+    assert!(w.drain().contains(&Output::Close(ann, CloseCode::TooFast)));
+}
+
+#[test]
+fn a_clock_that_cannot_be_is_told_to_nobody() {
+    let mut w = World::new();
+    let (ann, _) = w.join("ann");
+    w.join("bob");
+    w.drain();
+    w.control(ann, pb::client_control::Body::Clock(pb::Clock { offset_us: i64::MIN, error_us: 0 }));
+    assert_eq!(w.drain(), []);
+    w.control(ann, pb::client_control::Body::Clock(pb::Clock { offset_us: -5, error_us: 0 }));
+    assert_eq!(w.drain().len(), 1);
 }
 
 #[test]

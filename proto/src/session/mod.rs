@@ -9,7 +9,7 @@ use self::clock::ClockSync;
 use crate::id::{ChatId, DisplayName, ParticipantId, RoomName, TrackId};
 use crate::units::MediaTime;
 use crate::wire::close::CloseCode;
-use crate::wire::limits::MAX_CHAT_TEXT;
+use crate::wire::limits::{MAX_CHAT_TEXT, MAX_PARTICIPANTS, MAX_TRACKS};
 use crate::wire::pb;
 
 /// A client's session in one room, over as many connections as it takes.
@@ -87,7 +87,7 @@ pub struct ChatLine {
     pub seq: u64,
     /// Its author.
     pub participant: ParticipantId,
-    /// Its author's name when it was written.
+    /// Its author's name when it was written, safe to show.
     pub name: String,
     /// The text.
     pub text: String,
@@ -271,6 +271,9 @@ impl Session {
             Some(Body::Welcome(welcome)) => self.handle_welcome(now, welcome),
             Some(Body::Participant(p)) => {
                 let Some(peer) = peer(p) else { return };
+                if self.peers.len() + 1 >= MAX_PARTICIPANTS && !self.peers.contains_key(&peer.id) {
+                    return;
+                }
                 let known = self.peers.insert(peer.id, peer.clone());
                 match known {
                     None => self.event(Event::PeerJoined(peer)),
@@ -317,7 +320,7 @@ impl Session {
                         id: ChatId(id),
                         seq: line.seq,
                         participant: ParticipantId(line.participant),
-                        name: line.name,
+                        name: DisplayName::parse(&line.name).map_or_else(|_| "?".into(), |n| n.to_string()),
                         text: line.text,
                         sent_ms: line.sent_ms,
                     }));
@@ -356,6 +359,12 @@ impl Session {
             self.output.push_back(chat_up(pb::chat_up::Body::Post(post)));
         }
         Ok(())
+    }
+
+    /// Whether the relay has decided on everything that was said.
+    #[must_use]
+    pub fn all_is_said(&self) -> bool {
+        self.chat.outbox.is_empty()
     }
 
     /// Shows the others whether the microphone is muted and the camera off.
@@ -421,13 +430,19 @@ impl Session {
         let Some(you) = welcome.you.filter(|_| self.state == State::Joining) else { return };
         let me = Me { id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
         self.state = State::Joined;
+        // Switched between the hello and now.
+        if let Some(state) =
+            self.hello.media_state.filter(|state| you.media_state.is_some_and(|told| told != *state))
+        {
+            self.control(pb::client_control::Body::MediaState(state));
+        }
         self.ever_joined = true;
         self.me = Some(me.clone());
         let gone: Vec<ParticipantId> = std::mem::take(&mut self.peers).into_keys().collect();
         gone.into_iter().for_each(|id| self.event(Event::PeerLeft(id)));
         let gap = self.lost_at.take().map(|t| now.saturating_duration_since(t));
         self.event(Event::Joined { me, gap });
-        for peer in welcome.others.into_iter().filter_map(peer) {
+        for peer in welcome.others.into_iter().filter_map(peer).take(MAX_PARTICIPANTS - 1) {
             self.peers.insert(peer.id, peer.clone());
             self.event(Event::PeerJoined(peer));
         }
@@ -477,12 +492,13 @@ fn peer(p: pb::Participant) -> Option<Peer> {
         tracks: tracks(&p.tracks),
         muted: state.muted,
         camera_off: state.camera_off,
-        clock: p.clock,
+        clock: p.clock.filter(pb::Clock::is_possible),
     })
 }
 
 fn tracks(tracks: &[pb::Track]) -> Vec<(TrackId, pb::TrackKind)> {
-    tracks.iter().filter_map(|t| Some((TrackId(u16::try_from(t.id).ok()?), t.kind()))).collect()
+    let track = |t: &pb::Track| Some((TrackId(u16::try_from(t.id).ok()?), t.kind()));
+    tracks.iter().filter_map(track).take(MAX_TRACKS).collect()
 }
 
 /// Messages that may wait for a connection; more would be a sign that nobody will come back.

@@ -151,6 +151,7 @@ fn what_was_not_acknowledged_is_said_again() {
     let mut s = joined(now);
     (1..=3).for_each(|n| s.say(ChatId([n; 16]), "hi").expect("room"));
     assert_eq!(posts(&drain(&mut s)), [1, 2, 3]);
+    assert!(!s.all_is_said());
     chat(&mut s, pb::chat_down::Body::Ack(pb::Ack { id: vec![1; 16], seq: 8 }));
     chat(&mut s, pb::chat_down::Body::Refusal(pb::Refusal { id: vec![2; 16], reason: 3 }));
     assert_eq!(
@@ -230,6 +231,53 @@ fn clocks_are_measured_published_and_compared() {
 }
 
 #[test]
+fn a_clock_that_cannot_be_is_as_good_as_none() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    s.handle_timeout(now, MediaTime::from_micros(1000));
+    let pong = pb::relay_control::Body::ClockPong(pb::ClockPong { sent_us: 1000, relay_us: 51_100 });
+    s.handle_control(now, MediaTime::from_micros(1200), pb::RelayControl { body: Some(pong) });
+    for offset_us in [i64::MIN, i64::MAX] {
+        let clock = Some(pb::Clock { offset_us, error_us: 0 });
+        let news = pb::relay_control::Body::Participant(pb::Participant { clock, ..participant(2, "bob") });
+        relay(&mut s, now, news);
+        assert_eq!(s.clock_difference(ParticipantId(2)), None);
+    }
+}
+
+#[test]
+fn a_relay_cannot_make_up_more_people_than_a_room_holds() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    for id in 0..2 * MAX_PARTICIPANTS as u32 {
+        let tracks = vec![pb::Track { id: 1, kind: 1 }; 10 * MAX_TRACKS];
+        let crowd = pb::Participant { tracks, ..participant(id, "crowd") };
+        relay(&mut s, now, pb::relay_control::Body::Participant(crowd));
+    }
+    let told = events(&mut s).into_iter().filter_map(|e| match e {
+        Event::PeerJoined(peer) => Some(peer.tracks.len()),
+        _ => None,
+    });
+    let tracks: Vec<usize> = told.collect();
+    assert!(tracks.len() < MAX_PARTICIPANTS, "{} people", tracks.len());
+    assert!(tracks.iter().all(|n| *n <= MAX_TRACKS));
+}
+
+#[test]
+fn an_author_has_a_name_that_can_be_shown() {
+    let mut s = joined(Instant::now());
+    for (seq, name) in [(1, "bob"), (2, "\u{1b}[2J"), (3, "")] {
+        let line = pb::Line { seq, id: vec![seq as u8; 16], name: name.into(), ..pb::Line::default() };
+        chat(&mut s, pb::chat_down::Body::Line(line));
+    }
+    let names: Vec<String> = events(&mut s)
+        .into_iter()
+        .filter_map(|e| if let Event::Chat(l) = e { Some(l.name) } else { None })
+        .collect();
+    assert_eq!(names, ["bob", "?", "?"]);
+}
+
+#[test]
 fn only_our_own_tracks_are_asked_of_us() {
     let now = Instant::now();
     let mut s = joined(now);
@@ -237,4 +285,17 @@ fn only_our_own_tracks_are_asked_of_us() {
         relay(&mut s, now, pb::relay_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track }));
     }
     assert_eq!(events(&mut s), [Event::KeyFrameRequested(TrackId(10))]);
+}
+
+#[test]
+fn what_is_switched_while_joining_is_told_after_the_welcome() {
+    let mut s = Session::new(settings());
+    s.handle_connected();
+    let on = pb::MediaState { muted: true, camera_off: false };
+    s.set_media_state(on);
+    let you = pb::Participant { media_state: Some(pb::MediaState::default()), ..participant(1, "ann") };
+    let welcome = pb::Welcome { you: Some(you), others: vec![] };
+    relay(&mut s, Instant::now(), pb::relay_control::Body::Welcome(welcome));
+    let told = |o: &Output| matches!(o, Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::MediaState(m)) }) if *m == on);
+    assert!(drain(&mut s).iter().any(told));
 }

@@ -31,12 +31,14 @@ pub const CHAT_HISTORY: usize = 1000;
 /// what it could not send before).
 pub const CHAT_RATE: (u32, u32) = (5, 50);
 
-/// Control messages a second, and at once. A client sends a few a second: clock pings, key-frame requests.
-pub const CONTROL_RATE: (u32, u32) = (50, 200);
+/// Messages of both streams a second, and at once. A client sends a few a second (clock pings, key-frame requests), and
+/// up to a hundred posts when it comes back.
+pub const MESSAGE_RATE: (u32, u32) = (50, 200);
 
-/// Media bytes a second that a relay takes from one participant, and at once: 20 Mb/s is beyond what any encoder
-/// setting of ours sends; the burst holds a large key frame.
-pub const MEDIA_RATE: (u32, u32) = (2_500_000, 600_000);
+/// Media datagrams a second that a relay takes from one participant, and at once. Full ones are 20 Mb/s, beyond what any
+/// encoder setting of ours sends; the burst holds two of the largest frames. Bytes would be no measure: a small
+/// datagram costs the relay as much as a large one.
+pub const MEDIA_RATE: (u32, u32) = (2_300, 600);
 
 /// Time for a client to send its hello after the handshake.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);

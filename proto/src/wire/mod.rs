@@ -56,6 +56,9 @@
 //! clock relates to the relay's (`ClockPing`, `ClockPong`; Cristian's algorithm: the relay's time belongs to the middle of
 //! the shortest round trip) and publishes that as `Clock`, so that a receiver can tell how old a picture is.
 //! Clients on one machine use the same clock (their offsets agree within the error) and compare times directly.
+//! An offset of 2^48 microseconds or more is no clock's and is ignored.
+
+use crate::units::MediaTime;
 
 pub mod close;
 pub mod datagram;
@@ -66,6 +69,13 @@ pub mod limits;
 #[allow(missing_docs, clippy::all, clippy::use_self)]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/vchat.v1.rs"));
+}
+
+impl pb::Clock {
+    /// Whether two media clocks can differ by that: both fit 48 bits. An offset that cannot be is ignored.
+    pub(crate) const fn is_possible(&self) -> bool {
+        self.offset_us.unsigned_abs() <= MediaTime::MAX.as_micros()
+    }
 }
 
 /// First byte of the control stream.

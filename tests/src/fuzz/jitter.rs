@@ -52,7 +52,7 @@ pub fn jitter(data: &[u8]) {
             Step::Stretched(us) => buffer.handle_stretched(us),
             Step::Pass(ms) => now = now.offset(i64::from(ms) * 1000),
         }
-        drop(buffer.stats());
+        let _ = buffer.stats();
     }
     // Every packet held is played, and the last of them is followed by a little concealment.
     let rest = (0..PATIENCE).position(|_| {

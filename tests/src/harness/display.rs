@@ -78,14 +78,23 @@ impl Xvfb {
 
     /// Waits until there is a window whose title contains `title`.
     pub fn wait_for_window(&self, title: &str) -> anyhow::Result<Window> {
+        self.wait_for_window_where(&format!("a title like {title:?}"), |window| window.title.contains(title))
+    }
+
+    /// Waits until there is a window that `is_it` accepts, one with `what`.
+    pub fn wait_for_window_where(
+        &self,
+        what: &str,
+        is_it: impl Fn(&Window) -> bool,
+    ) -> anyhow::Result<Window> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let windows = self.windows()?;
-            if let Some(window) = windows.iter().find(|window| window.title.contains(title)) {
+            if let Some(window) = windows.iter().find(|window| is_it(window)) {
                 return Ok(window.clone());
             }
             if Instant::now() > deadline {
-                bail!("no window with a title like {title:?} among {windows:?}");
+                bail!("no window with {what} among {windows:?}");
             }
             self.wait_for_change()?;
         }
@@ -115,6 +124,13 @@ impl Xvfb {
         let height = (i32::from(geometry.height) + top.min(0)).max(0);
         let size = |n: i32| usize::try_from(n).unwrap_or(0);
         Ok(self.screenshot()?.crop(size(left), size(top), size(width), size(height)))
+    }
+
+    /// Moves the upper left corner of a window to a pixel of the display.
+    pub fn place(&self, window: &Window, x: i32, y: i32) -> anyhow::Result<()> {
+        let to = ConfigureWindowAux::new().x(x).y(y);
+        self.connection.configure_window(window.id, &to)?.check()?;
+        Ok(())
     }
 
     /// Gives the keyboard to a window.
@@ -302,6 +318,11 @@ mod tests {
         let part = display.screenshot_of(&window).expect("a picture");
         assert_eq!((part.width, part.height), (60, 50));
         assert!(part.rgb.chunks(3).all(|pixel| pixel == [0xff, 0x80, 0x40]));
+        display.place(&window, 200, 150).expect("moved");
+        let whole = display.screenshot().expect("a picture");
+        assert_eq!(whole.pixel(259, 199), [0xff, 0x80, 0x40]);
+        assert_ne!(whole.pixel(199, 149), [0xff, 0x80, 0x40]);
+        display.place(&window, 40, 30).expect("moved back");
 
         display.focus(&window).expect("focused");
         display.type_text("aB").expect("typed");

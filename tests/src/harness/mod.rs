@@ -7,6 +7,7 @@ mod call;
 mod display;
 mod image;
 mod process;
+mod programs;
 mod sound;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use call::Call;
 pub use display::{Window, Xvfb, keys};
 pub use image::Image;
 pub use process::{DEADLINE, Process};
+pub use programs::{Relay, client};
 pub use sound::{PulseServer, Recording, SAMPLE_RATE, tone_level};
 
 /// A program of this workspace, such as `vchatd`, built with the same profile as the running test.

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
@@ -35,6 +35,7 @@ pub struct Recording {
 #[derive(Debug, Default)]
 struct Heard {
     samples: Vec<f32>,
+    begin: Option<Instant>,
     ended: bool,
 }
 
@@ -107,7 +108,7 @@ impl PulseServer {
     /// Returns when the first samples have come: what is played from now on is in it.
     pub fn record(&self, source: &str) -> anyhow::Result<Recording> {
         let mut command = Command::new("parec");
-        command.args(["--raw", "--format=float32le", "--channels=1", "--latency-msec=10"]);
+        command.args(["--raw", "--format=float32le", "--channels=1", "--latency-msec=5"]);
         command.arg(format!("--rate={SAMPLE_RATE}")).arg(format!("--device={source}")).envs(self.env());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start parec: install pulseaudio-utils")?;
@@ -115,10 +116,14 @@ impl PulseServer {
         let mut recording = Recording { child, samples: Arc::default() };
         let heard = Arc::clone(&recording.samples);
         std::thread::spawn(move || {
-            let mut chunk = [0; CHUNK_BYTES];
-            while stream.read_exact(&mut chunk).is_ok() {
-                let samples = chunk.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                lock(&heard.0).samples.extend(samples);
+            let (mut chunk, mut bytes) = ([0; CHUNK_BYTES], Vec::new());
+            // As much as there is, so that the time of reading is that of the last sample.
+            while let Ok(count @ 1..) = stream.read(&mut chunk) {
+                let now = Instant::now();
+                bytes.extend_from_slice(&chunk[..count]);
+                let (samples, rest) = bytes.as_chunks::<4>();
+                lock(&heard.0).add(samples.iter().map(|b| f32::from_le_bytes(*b)), now);
+                bytes = rest.to_vec();
                 heard.1.notify_all();
             }
             lock(&heard.0).ended = true;
@@ -140,6 +145,14 @@ impl PulseServer {
 }
 
 impl Recording {
+    /// When the first sample was made, judged by the sample that came soonest after it was made: it may come late but
+    /// never early. All recordings of one server lag by about the same, so times of different ones can be compared.
+    #[must_use]
+    pub fn begin(&self) -> Instant {
+        // There are samples since before `record` returned.
+        lock(&self.samples.0).begin.unwrap_or_else(Instant::now)
+    }
+
     /// Waits until there are at least `count` samples and returns all there are.
     pub fn wait_for(&self, count: usize) -> anyhow::Result<Vec<f32>> {
         self.wait_until(|samples| samples.len() >= count)
@@ -188,6 +201,15 @@ impl Recording {
     }
 }
 
+impl Heard {
+    fn add(&mut self, samples: impl Iterator<Item = f32>, now: Instant) {
+        self.samples.extend(samples);
+        let length = Duration::from_secs_f64(self.samples.len() as f64 / f64::from(SAMPLE_RATE));
+        let begin = now.checked_sub(length).unwrap_or(now);
+        self.begin = Some(self.begin.map_or(begin, |earliest| earliest.min(begin)));
+    }
+}
+
 impl Drop for Recording {
     fn drop(&mut self) {
         // Both fail only when it has ended already.
@@ -221,13 +243,11 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 /// 100 ms.
 const CHECK_SAMPLES: usize = SAMPLE_RATE as usize / 10;
 
-/// 10 ms, as much as `parec` is asked to hold back.
-const CHUNK_BYTES: usize = SAMPLE_RATE as usize / 100 * 4;
+/// 100 ms, far more than `parec` is asked to hold back.
+const CHUNK_BYTES: usize = SAMPLE_RATE as usize / 10 * 4;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Half a second of a sine at half the full scale.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use cpal::traits::{DeviceTrait, StreamTrait};
-use cpal::{FromSample, OutputCallbackInfo, SampleFormat, SizedSample};
+use cpal::{FromSample, OutputCallbackInfo, SampleFormat, SizedSample, StreamConfig};
 use rtrb::{Consumer, Producer, RingBuffer};
 use vchat_proto::units::MediaTime;
 
@@ -58,30 +58,32 @@ struct Mark {
 impl Speaker {
     pub(super) fn open(name: Option<&str>, clock: MediaClock) -> Result<Self, AudioError> {
         let found = device::find(Kind::Speaker, name, PERIOD)?;
-        let (ring, samples) = RingBuffer::new(RING);
-        let (marks, marks_out) = RingBuffer::new(MARKS);
-        let (errors, errors_out) = sync_channel(1);
-        let on_error = move |error: cpal::Error| {
-            if fatal(&error) {
-                // One error ends the sink; more of them say nothing new.
-                let _ = errors.try_send(device::one_line(&error));
-            }
-        };
         let underruns = Arc::new(AtomicU64::new(0));
-        let tap = Tap {
-            ring: samples,
-            marks,
-            clock,
-            channels: usize::from(found.config.channels.max(1)),
-            sample: 0,
-            last: 0.0,
-            gain: 0.0,
-            started: false,
-            underruns: underruns.clone(),
-        };
-        let stream = build(&found, tap, on_error).and_then(|stream| stream.play().map(|()| stream));
-        let failed = |reason| AudioError::Device { kind: Kind::Speaker, name: found.name.clone(), reason };
-        let stream = stream.map_err(|e| failed(device::one_line(&e)))?;
+        let (stream, ring, marks_out, errors_out) = found.start(Kind::Speaker, |config| {
+            let (ring, samples) = RingBuffer::new(RING);
+            let (marks, marks_out) = RingBuffer::new(MARKS);
+            let (errors, errors_out) = sync_channel(1);
+            let on_error = move |error: cpal::Error| {
+                if fatal(&error) {
+                    // One error ends the sink; more of them say nothing new.
+                    let _ = errors.try_send(device::one_line(&error));
+                }
+            };
+            let tap = Tap {
+                ring: samples,
+                marks,
+                clock,
+                channels: usize::from(config.channels.max(1)),
+                sample: 0,
+                last: 0.0,
+                gain: 0.0,
+                started: false,
+                underruns: underruns.clone(),
+            };
+            let stream = build(&found, config, tap, on_error)?;
+            stream.play()?;
+            Ok((stream, ring, marks_out, errors_out))
+        })?;
         let rate = found.config.sample_rate;
         Ok(Self {
             resampler: Resampler::new(RATE, rate)?,
@@ -235,10 +237,11 @@ impl Tap {
 
 fn build(
     found: &Found,
+    config: StreamConfig,
     mut tap: Tap,
     on_error: impl FnMut(cpal::Error) + Send + 'static,
 ) -> Result<cpal::Stream, cpal::Error> {
-    let (device, config, wait) = (&found.device, found.config, Some(OPEN_TIMEOUT));
+    let (device, wait) = (&found.device, Some(OPEN_TIMEOUT));
     match found.format {
         SampleFormat::I16 => device.build_output_stream::<i16, _, _>(
             config,

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use cpal::traits::{DeviceTrait, StreamTrait};
-use cpal::{FromSample, InputCallbackInfo, SampleFormat, SizedSample};
+use cpal::{FromSample, InputCallbackInfo, SampleFormat, SizedSample, StreamConfig};
 use rtrb::{Consumer, Producer, RingBuffer};
 use vchat_proto::units::MediaTime;
 
@@ -43,21 +43,23 @@ struct Mark {
 impl Microphone {
     pub(super) fn open(name: Option<&str>, clock: MediaClock) -> Result<Self, AudioError> {
         let found = device::find(Kind::Microphone, name, PERIOD)?;
-        let (ring, samples) = RingBuffer::new(RING);
-        let (marks, marks_out) = RingBuffer::new(MARKS);
-        let (errors, errors_out) = sync_channel(1);
-        let watch = Watch::start(&found.device, Kind::Microphone, errors.clone());
-        let on_error = move |error: cpal::Error| {
-            if fatal(&error) {
-                // One error ends the source; more of them say nothing new.
-                let _ = errors.try_send(device::one_line(&error));
-            }
-        };
-        let tape =
-            Tape { ring, marks, clock, channels: usize::from(found.config.channels.max(1)), sample: 0 };
-        let stream = build(&found, tape, on_error).and_then(|stream| stream.play().map(|()| stream));
-        let failed = |reason| AudioError::Device { kind: Kind::Microphone, name: found.name.clone(), reason };
-        let stream = stream.map_err(|e| failed(device::one_line(&e)))?;
+        let (stream, samples, marks_out, errors, errors_out) = found.start(Kind::Microphone, |config| {
+            let (ring, samples) = RingBuffer::new(RING);
+            let (marks, marks_out) = RingBuffer::new(MARKS);
+            let (errors, errors_out) = sync_channel(1);
+            let told = errors.clone();
+            let on_error = move |error: cpal::Error| {
+                if fatal(&error) {
+                    // One error ends the source; more of them say nothing new.
+                    let _ = told.try_send(device::one_line(&error));
+                }
+            };
+            let tape = Tape { ring, marks, clock, channels: usize::from(config.channels.max(1)), sample: 0 };
+            let stream = build(&found, config, tape, on_error)?;
+            stream.play()?;
+            Ok((stream, samples, marks_out, errors, errors_out))
+        })?;
+        let watch = Watch::start(&found.device, Kind::Microphone, errors);
         let rate = found.config.sample_rate;
         Ok(Self {
             resampler: Resampler::new(rate, RATE)?,
@@ -158,10 +160,11 @@ impl Tape {
 
 fn build(
     found: &Found,
+    config: StreamConfig,
     mut tape: Tape,
     on_error: impl FnMut(cpal::Error) + Send + 'static,
 ) -> Result<cpal::Stream, cpal::Error> {
-    let (device, config, wait) = (&found.device, found.config, Some(OPEN_TIMEOUT));
+    let (device, wait) = (&found.device, Some(OPEN_TIMEOUT));
     match found.format {
         SampleFormat::I16 => device.build_input_stream::<i16, _, _>(
             config,
