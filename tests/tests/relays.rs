@@ -43,7 +43,7 @@ fn a_relay_that_restarts_gets_its_people_back_and_every_line_once() -> anyhow::R
         ann.send_line(&format!("meanwhile {n}"))?;
         bob.send_line(&format!("also {n}"))?;
     }
-    call.restart_relay()?;
+    call.relay.restart()?;
     for process in [&mut ann, &mut bob] {
         process.wait_for_event_named("reconnected")?;
     }
@@ -64,9 +64,9 @@ fn a_relay_that_restarts_gets_its_people_back_and_every_line_once() -> anyhow::R
     // Another key under the same name is a hard stop, with both fingerprints.
     let known = std::fs::read_to_string(call.path("bob").join("known_relays"))?;
     assert!(call.relay.terminate()?.success() && bob.terminate()?.success() && ann.terminate()?.success());
-    std::fs::remove_file(call.relay_state().join("identity.pem"))?;
-    call.restart_relay()?;
-    let theirs = Identity::load_or_create(&call.relay_state())?.pin().to_string();
+    std::fs::remove_file(call.relay.state().join("identity.pem"))?;
+    call.relay.restart()?;
+    let theirs = Identity::load_or_create(call.relay.state())?.pin().to_string();
     let mut bob = call.join("bob", "")?;
     assert_eq!(bob.wait()?.code(), Some(4));
     let text = bob.stderr_lines().join("\n");
@@ -123,7 +123,7 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
 
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     for n in 0..500 {
-        socket.send_to(&bytes(n * 3 % 1400), call.address)?;
+        socket.send_to(&bytes(n * 3 % 1400), call.relay.address())?;
     }
     type Attack = (&'static str, Vec<u8>, Vec<Vec<u8>>);
     let hello = pb::ClientControl {
@@ -157,8 +157,8 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
     for (what, stream, datagrams) in attacks {
         let identity = Identity::load_or_create(&call.path("mallory"))?;
         let (tls, _) = client_config(&identity, ServerTrust::FirstUse)?;
-        let endpoint = vchat_quic::client_endpoint(call.address, tls)?;
-        let connection = endpoint.connect(call.address, "vchat")?.await?;
+        let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;
+        let connection = endpoint.connect(call.relay.address(), "vchat")?.await?;
         let (mut send, mut receive) = connection.open_bi().await?;
         send.write_all(&stream).await?;
         if !datagrams.is_empty() {
@@ -175,8 +175,8 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
     // A client that says nothing is not waited for.
     let identity = Identity::load_or_create(&call.path("silent"))?;
     let (tls, _) = client_config(&identity, ServerTrust::FirstUse)?;
-    let endpoint = vchat_quic::client_endpoint(call.address, tls)?;
-    let connection = endpoint.connect(call.address, "vchat")?.await?;
+    let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;
+    let connection = endpoint.connect(call.relay.address(), "vchat")?.await?;
     let closed = tokio::time::timeout(Duration::from_secs(60), connection.closed()).await?;
     assert_eq!(vchat_quic::close_code(&closed), Some(CloseCode::HelloTimeout), "{closed}");
 

@@ -2,4 +2,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| vchat_tests::fuzz::names(data));
+fuzz_target!(|data: &[u8]| vchat_fuzz::fuzz::names(data));
