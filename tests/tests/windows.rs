@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use vchat_client::clock::MediaClock;
 use vchat_client::video::barcode::{self, Stamp};
 use vchat_tests::harness::{Call, DEADLINE, Image, Process, Window, Xvfb, keys};
