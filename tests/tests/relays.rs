@@ -49,7 +49,9 @@ fn a_relay_that_restarts_gets_its_people_back_and_every_line_once() -> anyhow::R
     bob.wait_for_event_named("first-frame")?;
     ann.send_line("after")?;
     for process in [&mut ann, &mut bob] {
-        wait_for_chat(process, "after")?;
+        for last in ["meanwhile 2", "also 2", "after"] {
+            wait_for_chat(process, last)?;
+        }
     }
     let (anns, bobs) = (chats(&ann), chats(&bob));
     let lines = |who: &str| (0..3).map(|n| format!("{who} {n}")).collect::<Vec<_>>();
