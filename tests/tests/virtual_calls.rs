@@ -107,8 +107,8 @@ fn a_bad_network_never_shows_a_picture_without_its_reference() {
         let from = world.now();
         world.run_for(ms(1000));
         let to = world.now() - ms(100);
-        for who in 0..3 {
-            for other in NAMES[..3].iter().filter(|name| **name != NAMES[who]) {
+        for (who, name) in NAMES.iter().enumerate().take(3) {
+            for other in NAMES[..3].iter().filter(|other| *other != name) {
                 let client = world.client(who);
                 assert!(captured_within(client.shown(other), from, to) >= frames_in(to - from), "{other}");
             }
@@ -165,14 +165,10 @@ fn requests_of_many_for_a_key_frame_become_few_for_the_publisher() {
         let asked = world.key_frames_asked_of(ann) - before;
         let most = (world.now() - from).as_millis() / 300 + 1;
         assert!(asked as u128 <= most, "{asked} requests, {most} are the most");
-        for who in 1..NAMES.len() {
+        for (who, name) in NAMES.iter().enumerate().skip(1) {
             let shown = captured_within(world.client(who).shown("ann"), from, world.now() - ms(100));
             let freeze = longest_freeze(world.client(who).shown("ann"), from, world.now());
-            assert!(
-                shown > 20 && freeze < ms(2000),
-                "{} saw {shown} pictures, none for {freeze:?}",
-                NAMES[who]
-            );
+            assert!(shown > 20 && freeze < ms(2000), "{name} saw {shown} pictures, none for {freeze:?}");
         }
     });
 }
