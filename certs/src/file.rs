@@ -89,8 +89,20 @@ impl DirLock {
         temporary.write_all(content).map_err(at)?;
         temporary.as_file().sync_all().map_err(at)?;
         temporary.persist(&path).map_err(|e| at(e.error))?;
-        // The new name is in the directory, which has to reach the disk too.
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(at)
+        self.sync().map_err(at)
+    }
+
+    /// Gives a file of the directory another name, in whose place it comes.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
+        let path = self.dir.join(from);
+        let at = |source| FileError { what: "rename", path: path.clone(), source };
+        std::fs::rename(&path, self.dir.join(to)).map_err(at)?;
+        self.sync().map_err(at)
+    }
+
+    /// New names are in the directory, which has to reach the disk too.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
@@ -58,7 +58,11 @@ impl Identity {
     /// Processes that start at once end with one identity. A file that cannot be trusted or read is an error and
     /// stays untouched: a new key would lock the owner out everywhere the old one is known.
     pub fn load_or_create(dir: &Path) -> Result<Self, IdentityError> {
-        let path = dir.join(FILE_NAME);
+        Self::load_or_create_as(dir, FILE_NAME)
+    }
+
+    fn load_or_create_as(dir: &Path, name: &str) -> Result<Self, IdentityError> {
+        let path = dir.join(name);
         if let Some(content) = file::read(&path)? {
             return Self::from_file(&path, &content);
         }
@@ -70,8 +74,25 @@ impl Identity {
         let pem = generate()?;
         // Parsed before it is written: a file that could not be read again would be worse than none.
         let identity = Self::from_pem(&pem).map_err(|why| IdentityError::Damaged { path, why })?;
-        lock.write(FILE_NAME, &pem)?;
+        lock.write(name, &pem)?;
         Ok(identity)
+    }
+
+    /// The identity that waits in `dir` to become the next one, if there is one.
+    pub fn load_next(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = dir.join(NEXT_FILE_NAME);
+        file::read(&path)?.map(|content| Self::from_file(&path, &content)).transpose()
+    }
+
+    /// Makes an identity that waits in `dir` to become the next one, or returns the one that waits already.
+    pub fn create_next(dir: &Path) -> Result<Self, IdentityError> {
+        Self::load_or_create_as(dir, NEXT_FILE_NAME)
+    }
+
+    /// The identity that waits in `dir` takes the place of the present one, whose key is gone then. After a crash there is
+    /// either the old state or the new one.
+    pub fn promote_next(dir: &Path) -> Result<(), IdentityError> {
+        Ok(DirLock::take(dir)?.rename(NEXT_FILE_NAME, FILE_NAME)?)
     }
 
     /// The fingerprint of the key, under which others know this identity.
@@ -90,6 +111,11 @@ impl Identity {
     /// Certificate and signing key as rustls wants them.
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.certified)
+    }
+
+    /// The public key as it stands in the certificate.
+    pub(crate) fn spki(&self) -> Result<SubjectPublicKeyInfoDer<'static>, webpki::Error> {
+        Ok(webpki::EndEntityCert::try_from(self.certificate())?.subject_public_key_info().into_owned())
     }
 
     fn from_file(path: &Path, content: &Content) -> Result<Self, IdentityError> {
@@ -150,6 +176,9 @@ fn push_pem(pem: &mut Vec<u8>, label: &str, der: &[u8]) {
 }
 
 const FILE_NAME: &str = "identity.pem";
+
+/// Holds the key that a relay has announced and does not use yet.
+const NEXT_FILE_NAME: &str = "next-identity.pem";
 
 /// Alternative name of the certificate's subject. X.509 wants a name; nobody reads it.
 const SUBJECT: &str = "vchat";
@@ -271,6 +300,34 @@ mod tests {
             assert!(pins.iter().all(|pin| *pin == pins[0]), "{pins:?}");
             assert_eq!(Identity::load_or_create(&dir).expect("loaded").pin(), pins[0]);
         }
+    }
+
+    #[test]
+    fn the_next_identity_waits_and_then_takes_over() {
+        let home = tempfile::tempdir().expect("a directory");
+        let dir = home.path();
+        let old = Identity::load_or_create(dir).expect("made").pin();
+        assert!(Identity::load_next(dir).expect("nothing wrong").is_none());
+        let text = Identity::promote_next(dir).expect_err("there is none").to_string();
+        assert!(text.contains("next-identity.pem"), "{text}");
+        let next = Identity::create_next(dir).expect("made").pin();
+        assert_ne!(next, old);
+        assert_eq!(Identity::create_next(dir).expect("there").pin(), next, "made once");
+        assert_eq!(Identity::load_next(dir).expect("read").expect("there").pin(), next);
+        assert_eq!(Identity::load_or_create(dir).expect("read").pin(), old, "not used before its time");
+        assert_eq!(mode(&dir.join(NEXT_FILE_NAME)), 0o600);
+        Identity::promote_next(dir).expect("promoted");
+        assert_eq!(Identity::load_or_create(dir).expect("read").pin(), next);
+        assert!(Identity::load_next(dir).expect("nothing wrong").is_none());
+        assert_eq!(mode(&dir.join(FILE_NAME)), 0o600);
+    }
+
+    #[test]
+    fn a_next_key_that_others_can_read_is_refused() {
+        let home = tempfile::tempdir().expect("a directory");
+        Identity::create_next(home.path()).expect("made");
+        set_mode(&home.path().join(NEXT_FILE_NAME), 0o644);
+        assert!(matches!(Identity::load_next(home.path()), Err(IdentityError::Exposed { .. })));
     }
 
     #[test]

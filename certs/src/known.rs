@@ -1,26 +1,45 @@
 //! The relays a client has met, and the key each had.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::authority::MAX_HOST_BYTES;
 use crate::file::{self, Content, DirLock, FileError};
 use crate::pin::Pin;
 
 /// A text file of relays and their keys, to be read and edited by people too.
 ///
-/// One relay a line, `label pin`; the label is what the user calls the relay, such as `host:4433`, without white
-/// space, and upper and lower case are the same. Empty lines and lines that begin with `#` are comments.
+/// One relay a line, `label pin`, or `label pin => next` once the relay has announced its next key; the label is what the
+/// user calls the relay, such as `host:4433`, without white space, and upper and lower case are the same. Empty lines and
+/// lines that begin with `#` are comments.
 ///
-/// A key, once remembered, is never replaced: a relay with another key is either a relay that was set up anew or
-/// someone who listens in, and only a person can tell. That person removes the line.
+/// A key, once remembered, is replaced only by the one that its relay announced while it proved that key
+/// ([`Self::announced`], [`Self::follow`]). Any other key is that of a relay that was set up anew or of someone who listens in,
+/// and only a person can tell. That person removes the line.
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
     entries: Entries,
 }
 
-/// By label in lower case: the key, and the number of the line that holds it.
-type Entries = HashMap<String, (Pin, usize)>;
+/// The keys of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownRelay {
+    /// Its present key.
+    pub pin: Pin,
+    /// The key that it has announced as its next one: as good as the present one.
+    pub next: Option<Pin>,
+}
+
+impl KnownRelay {
+    /// The keys by which the relay is recognised.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> {
+        std::iter::once(self.pin).chain(self.next)
+    }
+}
+
+/// By label in lower case: the keys, and the number of the line that holds them.
+type Entries = BTreeMap<String, (KnownRelay, usize)>;
 
 /// Why a relay could not be looked up or remembered.
 #[derive(Debug, thiserror::Error)]
@@ -70,26 +89,35 @@ impl KnownHosts {
         Ok(Self { path: path.into(), entries })
     }
 
-    /// The key that the relay had, as of [`Self::open`] or the last [`Self::remember`].
+    /// The keys of a relay, as of [`Self::open`] or the last change.
     #[must_use]
-    pub fn pin_of(&self, label: &str) -> Option<Pin> {
-        self.entries.get(&label.to_ascii_lowercase()).map(|(pin, _)| *pin)
+    pub fn get(&self, label: &str) -> Option<KnownRelay> {
+        self.entries.get(&label.to_ascii_lowercase()).map(|(relay, _)| *relay)
     }
 
-    /// Adds a relay, on disk before this returns. Does nothing when it is there with the same key; with another
-    /// key, or when another process has just added it with one, it fails with [`KnownError::Changed`].
+    /// The keys of all relays.
+    #[must_use]
+    pub fn all_pins(&self) -> BTreeSet<Pin> {
+        self.entries.values().flat_map(|(relay, _)| relay.pins()).collect()
+    }
+
+    /// What the user calls the relay with this key, in the order of the alphabet.
+    pub fn labels_of(&self, pin: Pin) -> impl Iterator<Item = &str> {
+        let has = move |relay: &KnownRelay| relay.pins().any(|p| p == pin);
+        self.entries.iter().filter(move |(_, (relay, _))| has(relay)).map(|(label, _)| label.as_str())
+    }
+
+    /// Adds a relay, on disk before this returns. Does nothing when it is there with this key as its present or next one; with
+    /// another key, or when another process has just added it with one, it fails with [`KnownError::Changed`].
     pub fn remember(&mut self, label: &str, pin: Pin) -> Result<(), KnownError> {
         let label = label.to_ascii_lowercase();
         if !is_label(&label) {
             return Err(KnownError::Label(label));
         }
-        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty());
-        let lock = DirLock::take(parent.unwrap_or_else(|| Path::new(".")))?;
-        let (entries, mut text) = load(&self.path)?;
-        self.entries = entries;
+        let (lock, mut text) = self.lock_and_load()?;
         match self.entries.get(&label) {
-            Some((known, _)) if *known == pin => return Ok(()),
-            Some(&(known, line)) => {
+            Some((known, _)) if known.pins().any(|p| p == pin) => return Ok(()),
+            Some(&(KnownRelay { pin: known, .. }, line)) => {
                 return Err(KnownError::Changed {
                     label,
                     known,
@@ -105,12 +133,66 @@ impl KnownHosts {
         } else if !text.ends_with('\n') {
             text.push('\n');
         }
-        text.push_str(&format!("{label} {pin}\n"));
-        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        lock.write(name, text.as_bytes())?;
-        self.entries.insert(label, (pin, text.lines().count()));
+        let relay = KnownRelay { pin, next: None };
+        text.push_str(&line_of(&label, relay));
+        text.push('\n');
+        self.write(&lock, &text)?;
+        self.entries.insert(label, (relay, text.lines().count()));
         Ok(())
     }
+
+    /// The relay with the key `current` says that its next key is `next`, or that it has none. Returns whether that is news; it
+    /// is on disk then. Call it only with what that relay said in a session in which it proved `current`, and with a `next` that
+    /// [`NextKey::verify`](crate::rotation::NextKey::verify) returned.
+    pub fn announced(&mut self, current: Pin, next: Option<Pin>) -> Result<bool, KnownError> {
+        self.change(|relay| if relay.pin == current { KnownRelay { next, ..relay } } else { relay })
+    }
+
+    /// A relay has proved the key `pin`. Where that was its next one, it is its present one from now on, and the old one is no
+    /// longer good. Returns whether it was; that is on disk then.
+    pub fn follow(&mut self, pin: Pin) -> Result<bool, KnownError> {
+        self.change(|relay| if relay.next == Some(pin) { KnownRelay { pin, next: None } } else { relay })
+    }
+
+    /// Rewrites the lines of relays that `change` changes, and no others.
+    fn change(&mut self, change: impl Fn(KnownRelay) -> KnownRelay) -> Result<bool, KnownError> {
+        let (lock, text) = self.lock_and_load()?;
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let mut news = false;
+        for (label, (relay, line)) in &mut self.entries {
+            let changed = change(*relay);
+            if changed != *relay {
+                *relay = changed;
+                if let Some(text) = lines.get_mut(*line - 1) {
+                    *text = line_of(label, changed);
+                }
+                news = true;
+            }
+        }
+        if news {
+            self.write(&lock, &(lines.join("\n") + "\n"))?;
+        }
+        Ok(news)
+    }
+
+    /// Keeps other processes out, then reads what they have written meanwhile.
+    fn lock_and_load(&mut self) -> Result<(DirLock, String), KnownError> {
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+        let lock = DirLock::take(parent.unwrap_or_else(|| Path::new(".")))?;
+        let (entries, text) = load(&self.path)?;
+        self.entries = entries;
+        Ok((lock, text))
+    }
+
+    fn write(&self, lock: &DirLock, text: &str) -> Result<(), FileError> {
+        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        lock.write(name, text.as_bytes())
+    }
+}
+
+fn line_of(label: &str, relay: KnownRelay) -> String {
+    let next = relay.next.map_or_else(String::new, |next| format!("{NEXT}{next}"));
+    format!("{label} {}{next}", relay.pin)
 }
 
 /// The entries with their line numbers, and the text they stand in.
@@ -133,8 +215,13 @@ fn load(path: &Path) -> Result<(Entries, String), KnownError> {
         if !is_label(&label) {
             return Err(damaged(format!("{label:?} cannot be a relay")));
         }
-        let pin = pin.parse().map_err(|e| damaged(format!("{e}")))?;
-        if let Some((_, first)) = entries.insert(label, (pin, line)) {
+        let (pin, next) = match pin.split_once(NEXT.trim()) {
+            Some((pin, next)) => (pin, Some(next)),
+            None => (pin, None),
+        };
+        let parse = |text: &str| text.parse().map_err(|e| damaged(format!("{e}")));
+        let relay = KnownRelay { pin: parse(pin)?, next: next.map(parse).transpose()? };
+        if let Some((_, first)) = entries.insert(label, (relay, line)) {
             return Err(damaged(format!("this relay is in line {first} already")));
         }
     }
@@ -146,8 +233,11 @@ fn is_label(label: &str) -> bool {
     !label.starts_with('#') && (1..=MAX_LABEL_BYTES).contains(&label.len()) && label.chars().all(plain)
 }
 
-/// The longest host name (253 characters, RFC 1035 section 2.3.4), a colon and a port.
-const MAX_LABEL_BYTES: usize = 253 + 1 + 5;
+/// The longest host name, a colon and a port.
+const MAX_LABEL_BYTES: usize = MAX_HOST_BYTES + 1 + 5;
+
+/// Between a relay's present key and its next one.
+const NEXT: &str = " => ";
 
 const HEADING: &str =
     "# Relays and the fingerprints of their keys. Remove a line to accept a new key from that relay.\n";
@@ -160,20 +250,25 @@ mod tests {
 
     const ANN: Pin = Pin([1; 32]);
     const BOB: Pin = Pin([2; 32]);
+    const CAT: Pin = Pin([3; 32]);
+
+    fn pin_of(known: &KnownHosts, label: &str) -> Option<Pin> {
+        known.get(label).map(|relay| relay.pin)
+    }
 
     #[test]
     fn a_relay_is_remembered_across_runs() {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("config/known_relays");
         let mut known = KnownHosts::open(&path).expect("a file that is not there yet is empty");
-        assert_eq!(known.pin_of("ann.example:4433"), None);
+        assert_eq!(pin_of(&known, "ann.example:4433"), None);
         known.remember("Ann.example:4433", ANN).expect("remembered");
         known.remember("bob.example:4433", BOB).expect("remembered");
-        assert_eq!(known.pin_of("ann.example:4433"), Some(ANN));
+        assert_eq!(pin_of(&known, "ann.example:4433"), Some(ANN));
         let again = KnownHosts::open(&path).expect("read");
-        assert_eq!(again.pin_of("ann.EXAMPLE:4433"), Some(ANN));
-        assert_eq!(again.pin_of("bob.example:4433"), Some(BOB));
-        assert_eq!(again.pin_of("ann.example:4434"), None);
+        assert_eq!(pin_of(&again, "ann.EXAMPLE:4433"), Some(ANN));
+        assert_eq!(pin_of(&again, "bob.example:4433"), Some(BOB));
+        assert_eq!(pin_of(&again, "ann.example:4434"), None);
     }
 
     #[test]
@@ -199,7 +294,7 @@ mod tests {
         // The person who removes the line has the last word.
         fs::write(&path, "").expect("written");
         known.remember("ann", BOB).expect("a new first use");
-        assert_eq!(known.pin_of("ann"), Some(BOB));
+        assert_eq!(pin_of(&known, "ann"), Some(BOB));
     }
 
     #[test]
@@ -209,7 +304,7 @@ mod tests {
         fs::write(&path, format!("# mine\n\n  ann\t{}  \r\nbob {BOB}", ANN.to_string().to_uppercase()))
             .expect("written");
         let mut known = KnownHosts::open(&path).expect("read");
-        assert_eq!((known.pin_of("ann"), known.pin_of("bob")), (Some(ANN), Some(BOB)));
+        assert_eq!((pin_of(&known, "ann"), pin_of(&known, "bob")), (Some(ANN), Some(BOB)));
         known.remember("cat", ANN).expect("remembered");
         let text = fs::read_to_string(&path).expect("read");
         assert!(text.starts_with("# mine\n\n"), "{text}");
@@ -266,6 +361,66 @@ mod tests {
         });
         let known = KnownHosts::open(&path).expect("read");
         let all = (0..4).flat_map(|thread| (0..5).map(move |i| format!("relay-{thread}-{i}")));
-        assert!(all.into_iter().all(|label| known.pin_of(&label) == Some(ANN)));
+        assert!(all.into_iter().all(|label| pin_of(&known, &label) == Some(ANN)));
+    }
+
+    #[test]
+    fn an_announced_key_is_good_beside_the_present_one_and_then_instead_of_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("known_relays");
+        fs::write(&path, format!("# mine\nann {ANN}\n\nbob {BOB}\nalias {ANN}")).expect("written");
+        let mut known = KnownHosts::open(&path).expect("read");
+        assert_eq!(known.labels_of(ANN).collect::<Vec<_>>(), ["alias", "ann"]);
+        assert!(!known.follow(CAT).expect("nobody has announced it"));
+        assert!(known.announced(ANN, Some(CAT)).expect("written"));
+        assert!(!known.announced(ANN, Some(CAT)).expect("read"), "no news");
+        let text = fs::read_to_string(&path).expect("read");
+        assert_eq!(text, format!("# mine\nann {ANN} => {CAT}\n\nbob {BOB}\nalias {ANN} => {CAT}\n"));
+
+        let mut again = KnownHosts::open(&path).expect("read");
+        assert_eq!(again.get("ann"), Some(KnownRelay { pin: ANN, next: Some(CAT) }));
+        assert_eq!(again.get("bob"), Some(KnownRelay { pin: BOB, next: None }), "another relay");
+        assert_eq!(again.all_pins(), BTreeSet::from([ANN, BOB, CAT]));
+        assert_eq!(again.labels_of(CAT).count(), 2);
+        again.remember("ann", CAT).expect("as good as the present one");
+        assert_eq!(again.get("ann").map(|r| r.pin), Some(ANN), "but it has not taken over");
+        assert!(matches!(again.remember("ann", BOB), Err(KnownError::Changed { known: ANN, .. })));
+
+        assert!(again.follow(CAT).expect("written"));
+        assert!(!again.follow(CAT).expect("read"), "once");
+        let text = fs::read_to_string(&path).expect("read");
+        assert_eq!(text, format!("# mine\nann {CAT}\n\nbob {BOB}\nalias {CAT}\n"));
+        assert!(matches!(
+            again.remember("ann", ANN),
+            Err(KnownError::Changed { known: CAT, offered: ANN, line: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn an_announcement_can_be_taken_back_and_is_nobody_elses() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut known = KnownHosts::open(&dir.path().join("known_relays")).expect("empty");
+        known.remember("ann", ANN).expect("remembered");
+        assert!(!known.announced(BOB, Some(CAT)).expect("read"), "of a relay that nobody knows");
+        assert_eq!(known.get("bob"), None);
+        assert!(known.announced(ANN, Some(CAT)).expect("written"));
+        assert!(known.announced(ANN, None).expect("written"));
+        assert_eq!(known.get("ann"), Some(KnownRelay { pin: ANN, next: None }));
+        assert!(!known.follow(CAT).expect("read"));
+    }
+
+    #[test]
+    fn a_damaged_next_key_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("known_relays");
+        for bad in [
+            format!("ann {ANN} =>"),
+            format!("ann {ANN} => zz"),
+            format!("ann => {ANN}"),
+            format!("ann {ANN} {BOB}"),
+        ] {
+            fs::write(&path, &bad).expect("written");
+            assert!(matches!(KnownHosts::open(&path), Err(KnownError::Damaged { line: 1, .. })), "{bad}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use data_encoding::BASE32_NOPAD;
 use ring::digest::{SHA256, digest};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use rustls::{CertificateError, Error, OtherError};
 
 /// SHA-256 of a public key (of its DER `SubjectPublicKeyInfo`): the name of a relay or of a device.
@@ -77,12 +77,22 @@ pub fn spki_pin(certificate: &CertificateDer<'_>) -> Result<Pin, Error> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
     let spki = parsed.subject_public_key_info();
-    if spki.len() != ED25519_SPKI_BYTES || !spki.starts_with(&ED25519_SPKI_PREFIX) {
+    if ed25519_key(&spki).is_none() {
         return Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NotEd25519)))));
     }
+    Ok(key_pin(&spki))
+}
+
+/// The 32 bytes of an Ed25519 public key; none for a key of any other kind.
+pub(crate) fn ed25519_key<'a>(spki: &'a SubjectPublicKeyInfoDer<'_>) -> Option<&'a [u8; 32]> {
+    spki.strip_prefix(&ED25519_SPKI_PREFIX)?.try_into().ok()
+}
+
+/// The pin of a key.
+pub(crate) fn key_pin(spki: &SubjectPublicKeyInfoDer<'_>) -> Pin {
     let mut pin = Pin([0; 32]);
-    pin.0.copy_from_slice(digest(&SHA256, &spki).as_ref());
-    Ok(pin)
+    pin.0.copy_from_slice(digest(&SHA256, spki).as_ref());
+    pin
 }
 
 /// The pin that a peer proved in the handshake: `peer_pin(connection.peer_identity())` with quinn.
@@ -107,7 +117,6 @@ const PIN_CHARS: usize = 52;
 /// algorithm 1.3.101.112 without parameters and of a bit string without unused bits.
 const ED25519_SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-const ED25519_SPKI_BYTES: usize = ED25519_SPKI_PREFIX.len() + 32;
 
 #[cfg(test)]
 mod tests {

@@ -26,16 +26,49 @@ use rustls::{
 use crate::identity::Identity;
 use crate::pin::{Pin, spki_pin};
 
-/// The application protocol, version included, that both ends must name in the handshake.
+/// The application protocol of calls, version included.
 pub const ALPN: &[u8] = b"vchat/1";
+
+/// The application protocol in which a device that the relay does not know pairs. A protocol of its own, so that one look at the
+/// finished handshake tells a stranger who pairs from a member who calls, before a byte of either has been read.
+pub const ALPN_PAIR: &[u8] = b"vchat-pair/1";
+
+/// What a client wants of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be in a room.
+    Call,
+    /// To become known to it.
+    Pair,
+}
+
+impl Purpose {
+    const ALL: [Self; 2] = [Self::Call, Self::Pair];
+
+    /// The protocol that a client offers for this purpose.
+    #[must_use]
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Call => ALPN,
+            Self::Pair => ALPN_PAIR,
+        }
+    }
+
+    /// The purpose of a connection on which both sides have agreed on this protocol.
+    #[must_use]
+    pub fn of_alpn(protocol: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.alpn() == protocol)
+    }
+}
 
 /// Which relay keys a client accepts. Whatever it says, the relay has to prove that it owns the key.
 #[derive(Clone, Debug)]
 pub enum ServerTrust {
     /// One of these, and no other. Nothing is accepted when there is none.
     Pinned(Vec<Pin>),
-    /// Any. The caller reads the key from the connection with [`peer_pin`](crate::pin::peer_pin), shows it and
-    /// remembers it ([`KnownHosts`](crate::known::KnownHosts)), so that this happens once.
+    /// Any. The caller reads the key from the connection with [`peer_pin`](crate::pin::peer_pin), and either proves by other means
+    /// whose it is ([`pake`](crate::pake)), or shows it and remembers it ([`KnownHosts`](crate::known::KnownHosts)), so that
+    /// this happens once.
     FirstUse,
 }
 
@@ -65,7 +98,7 @@ pub fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(AnyKey(Possession(provider))))
         .with_cert_resolver(Arc::new(Own(identity.certified())));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = Purpose::ALL.map(|purpose| purpose.alpn().to_vec()).into();
     // A resumed session would skip the verifier: a device that has been revoked could come back on a ticket.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -73,8 +106,12 @@ pub fn server_config(identity: &Identity) -> Result<ServerConfig, Error> {
     Ok(config)
 }
 
-/// A client's side: TLS 1.3, the relay's key as `trust` says, no resumption; and what it [`Refused`].
-pub fn client_config(identity: &Identity, trust: ServerTrust) -> Result<(ClientConfig, Refused), Error> {
+/// A client's side: TLS 1.3, the relay's key as `trust` says, one protocol, no resumption; and what it [`Refused`].
+pub fn client_config(
+    identity: &Identity,
+    trust: ServerTrust,
+    purpose: Purpose,
+) -> Result<(ClientConfig, Refused), Error> {
     let provider = Arc::new(default_provider());
     let refused = Refused::default();
     let verifier =
@@ -84,7 +121,7 @@ pub fn client_config(identity: &Identity, trust: ServerTrust) -> Result<(ClientC
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(Own(identity.certified())));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![purpose.alpn().to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     // The name would go over the wire in clear, and no relay has a use for it.

@@ -3,21 +3,23 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError, Endpoint};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use vchat_certs::code::Code;
 use vchat_certs::identity::Identity;
+use vchat_certs::pake;
 use vchat_certs::pin::{Pin, peer_pin, spki_pin};
-use vchat_certs::tls::{ServerTrust, client_config, server_config};
+use vchat_certs::tls::{Purpose, ServerTrust, client_config, server_config};
 
 #[tokio::test]
 async fn both_ends_learn_the_key_of_the_other() {
     let (relay, ann) = (identity(), identity());
     for trust in [ServerTrust::Pinned(vec![identity().pin(), relay.pin()]), ServerTrust::FirstUse] {
-        let (client, refused) = client_config(&ann, trust).expect("a configuration");
+        let (client, refused) = client_config(&ann, trust, Purpose::Call).expect("a configuration");
         let (at_client, at_relay) = meet(client, server_config(&relay).expect("a configuration")).await;
         assert_eq!(peer_pin(at_client.expect("accepted").peer_identity()), Some(relay.pin()));
         assert_eq!(peer_pin(at_relay.expect("accepted").peer_identity()), Some(ann.pin()));
@@ -29,7 +31,8 @@ async fn both_ends_learn_the_key_of_the_other() {
 async fn a_relay_with_another_key_is_refused_and_its_key_reported() {
     let (relay, impostor, ann) = (identity(), identity(), identity());
     for pins in [vec![relay.pin()], vec![]] {
-        let (client, refused) = client_config(&ann, ServerTrust::Pinned(pins)).expect("a configuration");
+        let (client, refused) =
+            client_config(&ann, ServerTrust::Pinned(pins), Purpose::Call).expect("a configuration");
         let (at_client, at_relay) = meet(client, server_config(&impostor).expect("a configuration")).await;
         assert!(matches!(at_client.expect_err("refused"), ConnectionError::TransportError(_)));
         at_relay.expect_err("told so");
@@ -44,7 +47,7 @@ async fn a_replayed_relay_certificate_without_its_key_is_refused() {
     for trust in [ServerTrust::Pinned(vec![relay.pin()]), ServerTrust::FirstUse] {
         let mut server = server_config(&relay).expect("a configuration");
         server.cert_resolver = Arc::new(Fixed(forged(vec![relay.certificate().clone()])));
-        let (client, _refused) = client_config(&ann, trust).expect("a configuration");
+        let (client, _refused) = client_config(&ann, trust, Purpose::Call).expect("a configuration");
         let (at_client, at_relay) = meet(client, server).await;
         assert_bad_signature(&at_client.expect_err("refused"));
         at_relay.expect_err("told so");
@@ -54,7 +57,8 @@ async fn a_replayed_relay_certificate_without_its_key_is_refused() {
 #[tokio::test]
 async fn a_replayed_client_certificate_without_its_key_is_refused() {
     let (relay, victim) = (identity(), identity());
-    let (mut client, _refused) = client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+    let (mut client, _refused) =
+        client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
     client.client_auth_cert_resolver = Arc::new(Fixed(forged(vec![victim.certificate().clone()])));
     let (_, at_relay) = meet(client, server_config(&relay).expect("a configuration")).await;
     assert_bad_signature(&at_relay.expect_err("refused"));
@@ -62,7 +66,8 @@ async fn a_replayed_client_certificate_without_its_key_is_refused() {
 
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() {
-    let (mut client, _refused) = client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+    let (mut client, _refused) =
+        client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
     client.client_auth_cert_resolver = Arc::new(Nothing);
     let (_, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
     let error = at_relay.expect_err("refused").to_string();
@@ -75,14 +80,16 @@ async fn certificates_beside_the_own_one_are_refused() {
     let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let honest = key();
     let chain = vec![certify(&honest), other.certificate().clone()];
-    let (client, _refused) = client_config(&ann, ServerTrust::FirstUse).expect("a configuration");
+    let (client, _refused) =
+        client_config(&ann, ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
     let mut server = server_config(&relay).expect("a configuration");
     server.cert_resolver = Arc::new(Fixed(certified(chain.clone(), &honest)));
     let (at_client, _) = meet(client, server).await;
     let error = at_client.expect_err("refused").to_string();
     assert!(error.contains("UnknownIssuer"), "{error}");
 
-    let (mut client, _refused) = client_config(&ann, ServerTrust::FirstUse).expect("a configuration");
+    let (mut client, _refused) =
+        client_config(&ann, ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
     client.client_auth_cert_resolver = Arc::new(Fixed(certified(chain, &honest)));
     let (_, at_relay) = meet(client, server_config(&relay).expect("a configuration")).await;
     let error = at_relay.expect_err("refused").to_string();
@@ -98,12 +105,13 @@ async fn keys_of_other_algorithms_are_refused() {
     for key in [certified(vec![shown.clone()], &ecdsa), forged(vec![shown])] {
         let mut server = server_config(&identity()).expect("a configuration");
         server.cert_resolver = Arc::new(Fixed(Arc::clone(&key)));
-        let (client, _refused) = client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+        let (client, _refused) =
+            client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
         let (at_client, _) = meet(client, server).await;
         at_client.expect_err("the relay is refused");
 
         let (mut client, _refused) =
-            client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+            client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
         client.client_auth_cert_resolver = Arc::new(Fixed(key));
         let (_, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
         at_relay.expect_err("the client is refused");
@@ -111,15 +119,91 @@ async fn keys_of_other_algorithms_are_refused() {
 }
 
 #[tokio::test]
-async fn other_protocols_are_refused() {
-    for alpn in [vec![b"h3".to_vec()], vec![b"vchat/0".to_vec()], vec![]] {
+async fn a_downgrade_to_another_protocol_or_none_is_refused() {
+    for alpn in [vec![b"h3".to_vec()], vec![b"vchat/0".to_vec()], vec![b"vchat".to_vec()], vec![]] {
         let (mut client, _refused) =
-            client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+            client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
         client.alpn_protocols = alpn;
         let (at_client, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
         at_client.expect_err("refused");
         at_relay.expect_err("refused");
     }
+}
+
+#[tokio::test]
+async fn a_client_gets_the_protocol_of_its_purpose_and_no_other() {
+    for purpose in [Purpose::Call, Purpose::Pair] {
+        let (client, _refused) =
+            client_config(&identity(), ServerTrust::FirstUse, purpose).expect("a configuration");
+        let (at_client, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
+        for end in [at_client.expect("accepted"), at_relay.expect("accepted")] {
+            assert_eq!(purpose_of(&end), Some(purpose));
+        }
+    }
+    // A relay that only pairs (or somebody in between who wants to) cannot talk a client out of its call.
+    let (client, _refused) =
+        client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
+    let mut server = server_config(&identity()).expect("a configuration");
+    server.alpn_protocols = vec![Purpose::Pair.alpn().to_vec()];
+    let (at_client, at_relay) = meet(client, server).await;
+    at_client.expect_err("refused");
+    at_relay.expect_err("refused");
+    assert_eq!(Purpose::of_alpn(b"h3"), None);
+    assert_eq!((Purpose::Call.alpn(), Purpose::Pair.alpn()), (&b"vchat/1"[..], &b"vchat-pair/1"[..]));
+}
+
+#[tokio::test]
+async fn a_certificate_issued_anew_for_the_same_key_is_the_same_relay() {
+    let ann = identity();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let pin = spki_pin(&certify(&key)).expect("an Ed25519 key");
+    let mut certificates = Vec::new();
+    for _ in 0..2 {
+        // Names, serial number and dates differ, the last one is of a certificate that is long over.
+        let mut params = rcgen::CertificateParams::new(vec![format!("relay-{}.example", certificates.len())])
+            .expect("valid parameters");
+        params.not_after = rcgen::date_time_ymd(2001 + certificates.len() as i32, 1, 1);
+        certificates.push(params.self_signed(&key).expect("a certificate").der().clone());
+    }
+    assert_ne!(certificates[0], certificates[1]);
+    for certificate in certificates {
+        let mut server = server_config(&identity()).expect("a configuration");
+        server.cert_resolver = Arc::new(Fixed(certified(vec![certificate], &key)));
+        let (client, _refused) =
+            client_config(&ann, ServerTrust::Pinned(vec![pin]), Purpose::Call).expect("a configuration");
+        let (at_client, _) = meet(client, server).await;
+        at_client.expect("accepted");
+    }
+}
+
+#[tokio::test]
+async fn a_man_in_the_middle_of_a_pairing_by_code_convinces_neither() {
+    let (relay, mallory, ann) = (identity(), identity(), identity());
+    let code: Code = "4-1234-5678".parse().expect("a code");
+    // Ann means to pair with the relay, whose key she does not know, and meets Mallory, who connects to the relay and passes
+    // everything along.
+    let (to_mallory, at_mallory) = pair_of(&ann, &mallory).await;
+    let (from_mallory, at_relay) = pair_of(&mallory, &relay).await;
+    assert_ne!(exporter(&to_mallory), exporter(&from_mallory));
+    let shown = peer_pin(to_mallory.peer_identity()).expect("a key");
+    let (client, share) = pake::Client::start(&code, ann.pin(), shown);
+    let seen = peer_pin(at_relay.peer_identity()).expect("a key");
+    let (server, answer) =
+        pake::Relay::answer(&code, seen, relay.pin(), &share, &exporter(&at_relay)).expect("a share");
+    let (client, proof) = client.prove(&answer, &exporter(&to_mallory)).expect("a share");
+    let refused = server.check(&proof);
+    assert!(refused.is_err(), "the relay does not take Mallory for Ann");
+    assert!(client.check(&proof).is_err(), "Ann does not take Mallory for the relay");
+    drop(at_mallory);
+
+    // The same two without him agree.
+    let (at_ann, at_relay) = pair_of(&ann, &relay).await;
+    assert_eq!(exporter(&at_ann), exporter(&at_relay));
+    let (client, share) = pake::Client::start(&code, ann.pin(), relay.pin());
+    let (server, answer) =
+        pake::Relay::answer(&code, ann.pin(), relay.pin(), &share, &exporter(&at_relay)).expect("a share");
+    let (client, proof) = client.prove(&answer, &exporter(&at_ann)).expect("a share");
+    client.check(&server.check(&proof).expect("Ann")).expect("the relay");
 }
 
 #[test]
@@ -141,7 +225,8 @@ fn tls_1_2_is_refused() {
 
 #[test]
 fn no_session_is_ever_resumed() {
-    let (client, _refused) = client_config(&identity(), ServerTrust::FirstUse).expect("a configuration");
+    let (client, _refused) =
+        client_config(&identity(), ServerTrust::FirstUse, Purpose::Call).expect("a configuration");
     let (client, server) = (Arc::new(client), Arc::new(server_config(&identity()).expect("a configuration")));
     for _ in 0..3 {
         let name = "vchat".try_into().expect("a name");
@@ -171,7 +256,7 @@ fn no_session_is_ever_resumed() {
 async fn the_key_is_checked_again_on_every_connection() {
     let (relay, ann) = (identity(), identity());
     let (client, refused) =
-        client_config(&ann, ServerTrust::Pinned(vec![relay.pin()])).expect("a configuration");
+        client_config(&ann, ServerTrust::Pinned(vec![relay.pin()]), Purpose::Call).expect("a configuration");
     for _ in 0..2 {
         let (at_client, at_relay) =
             meet(client.clone(), server_config(&relay).expect("a configuration")).await;
@@ -208,6 +293,25 @@ async fn meet(
         }
     };
     tokio::join!(connecting, accepting)
+}
+
+/// Both ends of a connection for pairing: the client's and the relay's.
+async fn pair_of(client: &Identity, relay: &Identity) -> (Connection, Connection) {
+    let (tls, _refused) =
+        client_config(client, ServerTrust::FirstUse, Purpose::Pair).expect("a configuration");
+    let (at_client, at_relay) = meet(tls, server_config(relay).expect("a configuration")).await;
+    (at_client.expect("accepted"), at_relay.expect("accepted"))
+}
+
+fn exporter(connection: &Connection) -> pake::Exporter {
+    let mut exporter = [0; 32];
+    connection.export_keying_material(&mut exporter, pake::EXPORTER_LABEL, &[]).expect("exported");
+    exporter
+}
+
+fn purpose_of(connection: &Connection) -> Option<Purpose> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Purpose::of_alpn(&data.protocol?)
 }
 
 fn assert_bad_signature(error: &ConnectionError) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use vchat_certs::identity::Identity;
-use vchat_certs::tls::{ServerTrust, client_config};
+use vchat_certs::tls::{Purpose, ServerTrust, client_config};
 use vchat_proto::wire::framing::frame;
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 use vchatd::config::{Config, LogFormat};
@@ -22,7 +22,7 @@ impl Guest {
     async fn join(relay: std::net::SocketAddr, room: &str) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let identity = Identity::load_or_create(home.path()).expect("an identity");
-        let (tls, _) = client_config(&identity, ServerTrust::FirstUse).expect("settings");
+        let (tls, _) = client_config(&identity, ServerTrust::FirstUse, Purpose::Call).expect("settings");
         let endpoint = vchat_quic::client_endpoint(relay, tls).expect("a socket");
         let connection = endpoint.connect(relay, "vchat").expect("started").await.expect("connected");
         let (mut control, mut news) = connection.open_bi().await.expect("a stream");

@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
 use vchat_certs::identity::Identity;
 use vchat_certs::pin::peer_pin;
-use vchat_certs::tls::{ServerTrust, client_config, server_config};
+use vchat_certs::tls::{Purpose, ServerTrust, client_config, server_config};
 use vchat_tests::harness::{Process, bin};
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn quic_survives_a_bad_network_and_takes_its_time() {
         netem(&["--to", &address, "--loss", "5%", "--burst", "3", "--delay", "10ms", "--rate", "20M"]);
     let through = netem.wait_for_address().expect("it listens");
     let (tls, _refused) =
-        client_config(&ann, ServerTrust::Pinned(vec![relay.pin()])).expect("a configuration");
+        client_config(&ann, ServerTrust::Pinned(vec![relay.pin()]), Purpose::Call).expect("a configuration");
     let tls = QuicClientConfig::try_from(tls).expect("TLS 1.3");
     let mut client = Endpoint::client(loopback).expect("an endpoint");
     client.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use vchat_certs::identity::Identity;
-use vchat_certs::tls::{ServerTrust, client_config};
+use vchat_certs::tls::{Purpose, ServerTrust, client_config};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::frame;
 use vchat_proto::wire::{STREAM_CONTROL, pb};
@@ -157,7 +157,7 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
     ];
     for (what, stream, datagrams) in attacks {
         let identity = Identity::load_or_create(&call.path("mallory"))?;
-        let (tls, _) = client_config(&identity, ServerTrust::FirstUse)?;
+        let (tls, _) = client_config(&identity, ServerTrust::FirstUse, Purpose::Call)?;
         let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;
         let connection = endpoint.connect(call.relay.address(), "vchat")?.await?;
         let (mut send, mut receive) = connection.open_bi().await?;
@@ -175,7 +175,7 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
     }
     // A client that says nothing is not waited for.
     let identity = Identity::load_or_create(&call.path("silent"))?;
-    let (tls, _) = client_config(&identity, ServerTrust::FirstUse)?;
+    let (tls, _) = client_config(&identity, ServerTrust::FirstUse, Purpose::Call)?;
     let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;
     let connection = endpoint.connect(call.relay.address(), "vchat")?.await?;
     let closed = tokio::time::timeout(Duration::from_secs(60), connection.closed()).await?;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use vchat_certs::identity::Identity;
 use vchat_certs::known::{KnownError, KnownHosts};
 use vchat_certs::pin::{Pin, peer_pin};
-use vchat_certs::tls::{ServerTrust, client_config};
+use vchat_certs::tls::{Purpose, ServerTrust, client_config};
 use vchat_proto::session::Loss;
 
 use crate::cli::Authority;
@@ -52,7 +52,7 @@ impl Connector {
     /// since we looked.
     pub(crate) fn remember(&mut self, pin: Pin) -> Result<bool, KnownError> {
         let label = self.relay.to_string();
-        if self.met.replace(pin).is_some() || self.known.pin_of(&label).is_some() {
+        if self.met.replace(pin).is_some() || self.known.get(&label).is_some() {
             return Ok(false);
         }
         self.known.remember(&label, pin)?;
@@ -60,7 +60,7 @@ impl Connector {
     }
 
     fn pinned(&self) -> Option<Pin> {
-        self.known.pin_of(&self.relay.to_string()).or(self.met)
+        self.known.get(&self.relay.to_string()).map(|r| r.pin).or(self.met)
     }
 
     /// Connects to whichever address of the relay answers first.
@@ -115,7 +115,7 @@ enum Failure {
 async fn attempt(addr: SocketAddr, identity: &Identity, pinned: Option<Pin>) -> Result<Connected, Failure> {
     let failed = |e: String| Failure::Other(network(e));
     let trust = pinned.map_or(ServerTrust::FirstUse, |pin| ServerTrust::Pinned(vec![pin]));
-    let (tls, refused) = client_config(identity, trust).map_err(|e| failed(e.to_string()))?;
+    let (tls, refused) = client_config(identity, trust, Purpose::Call).map_err(|e| failed(e.to_string()))?;
     let endpoint = vchat_quic::client_endpoint(addr, tls).map_err(|e| failed(e.to_string()))?;
     // The name is not sent (no SNI) and not checked (the key is).
     let connecting = endpoint.connect(addr, "vchat").map_err(|e| failed(e.to_string()))?;
