@@ -273,7 +273,7 @@ impl Call {
                     None => {
                         self.joined_at = Some(Instant::now());
                         self.printer.event(&json!({
-                            "event": "joined", "room": self.config.room.as_str(), "participant": me.id.0,
+                            "event": "joined", "room": me.room.as_str(), "participant": me.id.0,
                             "name": self.config.name.as_str(), "t_ms": self.age_ms(),
                         }));
                     }
@@ -320,7 +320,7 @@ impl Call {
                 };
                 self.notice("chat", &format!("not sent: {why}"));
             }
-            Event::KeyFrameRequested(_) => {}
+            Event::KeyFrameRequested(_) | Event::NextKey(_) => {}
             Event::Reconnecting(why) => {
                 self.connection = Some("Connection lost, connecting again…".into());
                 self.printer.event(&json!({"event": "reconnecting", "reason": why}));

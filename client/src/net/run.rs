@@ -62,7 +62,7 @@ pub(crate) fn thread(setup: Setup) {
 async fn run(setup: Setup) -> Result<(), String> {
     let connector = Connector::new(setup.relay, &setup.config_dir, &setup.state_dir)?;
     let session = Session::new(Settings {
-        room: setup.room,
+        room: Some(setup.room),
         name: setup.name,
         publish: setup.publish,
         subscriptions: pb::Subscriptions { audio: true, video: true },

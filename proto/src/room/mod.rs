@@ -108,7 +108,7 @@ impl Room {
 
     /// Takes somebody in whose key has the given pin. Outputs the welcome to them, the news to the others, and what they
     /// need to see a picture. Who was here already with the same identity came back before the old connection was
-    /// missed; the old one is closed.
+    /// missed; the old one is closed. The welcome repeats the room's name from the hello.
     ///
     /// # Errors
     /// The code to close the connection with: the room is full, or the hello breaks the protocol.
@@ -148,7 +148,10 @@ impl Room {
         let others = self.members.iter().map(|(id, m)| self.describe(*id, m)).collect();
         self.members.insert(id, member);
         let you = self.members.get(&id).map(|m| self.describe(id, m));
-        self.control(id, pb::relay_control::Body::Welcome(pb::Welcome { you, others }));
+        self.control(
+            id,
+            pb::relay_control::Body::Welcome(pb::Welcome { you, others, room: hello.room.clone() }),
+        );
         self.announce(id);
         self.show_video(now, id);
         Ok(id)
@@ -206,7 +209,8 @@ impl Room {
                 self.announce(from);
             }
             Some(Body::Goodbye(_)) => self.leave(from, pb::LeaveReason::Goodbye),
-            Some(Body::MediaState(_) | Body::Clock(_)) | None => {}
+            // The relay's next key concerns no room.
+            Some(Body::MediaState(_) | Body::Clock(_) | Body::NextKeyStored(_)) | None => {}
         }
     }
 

@@ -37,8 +37,8 @@ pub struct Session {
 /// How to join.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The room.
-    pub room: RoomName,
+    /// The room; none for the one that the relay chooses (that of the invite, or `lobby`).
+    pub room: Option<RoomName>,
     /// What the others see.
     pub name: DisplayName,
     /// What may be sent; each gets a track id.
@@ -56,7 +56,9 @@ pub struct Settings {
 /// The participant that this session is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Me {
-    /// Its number in the room.
+    /// The room it is in.
+    pub room: RoomName,
+    /// Its number there.
     pub id: ParticipantId,
     /// Its tracks, in the order of [`Settings::publish`].
     pub tracks: Vec<(TrackId, pb::TrackKind)>,
@@ -133,6 +135,9 @@ pub enum Event {
     ChatRefused(ChatId, pb::RefusalReason),
     /// Somebody needs a key frame of this track of ours.
     KeyFrameRequested(TrackId),
+    /// What the relay says of its next key: DER of its SubjectPublicKeyInfo, and the proof; none when it has none. Not verified
+    /// here. When it is on disk, call [`Session::next_key_stored`].
+    NextKey(Option<(Vec<u8>, Vec<u8>)>),
     /// The connection is lost; it is being made again.
     Reconnecting(String),
     /// The session is over.
@@ -197,7 +202,7 @@ impl Session {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let hello = pb::Hello {
-            room: settings.room.as_str().into(),
+            room: settings.room.map_or_else(String::new, |room| room.as_str().into()),
             name: settings.name.as_str().into(),
             publish: settings.publish.into_iter().map(i32::from).collect(),
             subscriptions: Some(settings.subscriptions),
@@ -298,6 +303,10 @@ impl Session {
                 self.clock.handle_pong(at, &pong);
                 self.publish_clock();
             }
+            Some(Body::NextKey(next)) => {
+                let key = (!next.spki.is_empty()).then_some((next.spki, next.signature));
+                self.event(Event::NextKey(key));
+            }
             None => {}
         }
     }
@@ -382,6 +391,13 @@ impl Session {
         }
     }
 
+    /// Tells the relay that its next key, with this pin, is on our disk.
+    pub fn next_key_stored(&mut self, pin: [u8; 32]) {
+        if self.state == State::Joined {
+            self.control(pb::client_control::Body::NextKeyStored(pb::NextKeyStored { pin: pin.to_vec() }));
+        }
+    }
+
     /// Says goodbye; the connection can be closed when the output is written.
     pub fn leave(&mut self) {
         if matches!(self.state, State::Joining | State::Joined) {
@@ -428,7 +444,10 @@ impl Session {
 
     fn handle_welcome(&mut self, now: Instant, welcome: pb::Welcome) {
         let Some(you) = welcome.you.filter(|_| self.state == State::Joining) else { return };
-        let me = Me { id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
+        let Ok(room) = RoomName::parse(&welcome.room) else { return };
+        // Who comes back after a break comes back to this room, whatever the relay would choose by then.
+        self.hello.room = room.as_str().into();
+        let me = Me { room, id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
         self.state = State::Joined;
         // Switched between the hello and now.
         if let Some(state) =

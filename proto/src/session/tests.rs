@@ -2,7 +2,7 @@ use super::*;
 
 fn settings() -> Settings {
     Settings {
-        room: RoomName::parse("lobby").expect("a name"),
+        room: RoomName::parse("lobby").ok(),
         name: DisplayName::parse("ann").expect("a name"),
         publish: vec![pb::TrackKind::Camera],
         subscriptions: pb::Subscriptions { audio: true, video: true },
@@ -60,7 +60,11 @@ fn welcome(s: &mut Session, now: Instant, you: u32, others: &[(u32, &str)]) {
     relay(
         s,
         now,
-        pb::relay_control::Body::Welcome(pb::Welcome { you: Some(participant(you, "ann")), others }),
+        pb::relay_control::Body::Welcome(pb::Welcome {
+            you: Some(participant(you, "ann")),
+            others,
+            room: "lobby".into(),
+        }),
     );
 }
 
@@ -87,6 +91,7 @@ fn joining_says_hello_and_tells_who_is_there() {
     let welcome = pb::Welcome {
         you: Some(participant(1, "ann")),
         others: vec![participant(2, "bob"), participant(3, "\u{202e}")],
+        room: "lobby".into(),
     };
     relay(&mut s, now, pb::relay_control::Body::Welcome(welcome));
     let events = events(&mut s);
@@ -294,8 +299,59 @@ fn what_is_switched_while_joining_is_told_after_the_welcome() {
     let on = pb::MediaState { muted: true, camera_off: false };
     s.set_media_state(on);
     let you = pb::Participant { media_state: Some(pb::MediaState::default()), ..participant(1, "ann") };
-    let welcome = pb::Welcome { you: Some(you), others: vec![] };
+    let welcome = pb::Welcome { you: Some(you), others: vec![], room: "lobby".into() };
     relay(&mut s, Instant::now(), pb::relay_control::Body::Welcome(welcome));
     let told = |o: &Output| matches!(o, Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::MediaState(m)) }) if *m == on);
     assert!(drain(&mut s).iter().any(told));
+}
+
+fn hello(outputs: &[Output]) -> pb::Hello {
+    let hello = |o: &Output| match o {
+        Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::Hello(h)) }) => {
+            Some(h.clone())
+        }
+        _ => None,
+    };
+    outputs.iter().find_map(hello).expect("a hello")
+}
+
+#[test]
+fn who_names_no_room_learns_which_it_is_and_comes_back_to_it() {
+    let now = Instant::now();
+    let mut s = Session::new(Settings { room: None, ..settings() });
+    s.handle_connected();
+    assert_eq!(hello(&drain(&mut s)).room, "");
+    let welcome =
+        pb::Welcome { you: Some(participant(1, "ann")), room: "team".into(), ..pb::Welcome::default() };
+    relay(&mut s, now, pb::relay_control::Body::Welcome(welcome));
+    assert!(matches!(&events(&mut s)[0], Event::Joined { me, .. } if me.room.as_str() == "team"));
+    s.handle_disconnected(now, Loss::Network("gone".into()));
+    s.handle_timeout(s.poll_timeout().expect("it tries again"), MediaTime::default());
+    s.handle_connected();
+    assert_eq!(hello(&drain(&mut s)).room, "team");
+}
+
+#[test]
+fn a_relay_that_does_not_want_the_device_is_not_asked_again() {
+    let now = Instant::now();
+    for code in [CloseCode::NotPaired, CloseCode::Revoked, CloseCode::OtherRoom] {
+        let mut s = joined(now);
+        s.handle_disconnected(now, Loss::Closed(code));
+        assert_eq!(drain(&mut s), [Output::Event(Event::Ended(End::Refused(code)))]);
+        assert_eq!(s.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn the_relays_next_key_is_passed_on_and_its_storage_told() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    let next = pb::NextKey { spki: vec![1; 44], signature: vec![2; 64] };
+    relay(&mut s, now, pb::relay_control::Body::NextKey(next));
+    relay(&mut s, now, pb::relay_control::Body::NextKey(pb::NextKey::default()));
+    let said = Event::NextKey(Some((vec![1; 44], vec![2; 64])));
+    assert_eq!(events(&mut s), [said, Event::NextKey(None)]);
+    s.next_key_stored([7; 32]);
+    let stored = pb::client_control::Body::NextKeyStored(pb::NextKeyStored { pin: vec![7; 32] });
+    assert_eq!(drain(&mut s), [Output::Control(pb::ClientControl { body: Some(stored) })]);
 }

@@ -20,11 +20,17 @@ pub enum CloseCode {
     ShuttingDown = 6,
     /// The receiver reads its streams too slowly and its queue of messages is full.
     TooSlow = 7,
+    /// The relay does not know the client's key: pair first.
+    NotPaired = 8,
+    /// The operator has revoked the client's key.
+    Revoked = 9,
+    /// The client's invite was for other rooms.
+    OtherRoom = 10,
 }
 
 impl CloseCode {
     /// All codes, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Goodbye,
         Self::Protocol,
         Self::BadName,
@@ -33,6 +39,9 @@ impl CloseCode {
         Self::TooFast,
         Self::ShuttingDown,
         Self::TooSlow,
+        Self::NotPaired,
+        Self::Revoked,
+        Self::OtherRoom,
     ];
 
     /// The code of a number seen on the wire; none for one that this version does not know.
@@ -59,6 +68,9 @@ impl CloseCode {
             Self::TooFast => "too many messages",
             Self::ShuttingDown => "the relay is shutting down",
             Self::TooSlow => "messages were not read in time",
+            Self::NotPaired => "this device is not paired with the relay",
+            Self::Revoked => "this device has been revoked",
+            Self::OtherRoom => "this device was invited to other rooms",
         }
     }
 }
@@ -70,8 +82,8 @@ mod tests {
     #[test]
     fn codes_are_their_numbers_for_ever() {
         let numbers: Vec<u32> = CloseCode::ALL.iter().map(|c| *c as u32).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert!(CloseCode::ALL.iter().all(|c| CloseCode::from_u64(*c as u64) == Some(*c)));
-        assert_eq!(CloseCode::from_u64(8), None);
+        assert_eq!(CloseCode::from_u64(11), None);
     }
 }

@@ -12,8 +12,14 @@ pub const MAX_FRAGMENTS: u16 = 256;
 /// [`MAX_PARTICIPANTS`] entries of at most about 150 bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// Largest hello, the only message that a stranger can make the relay read.
+/// Largest hello.
 pub const MAX_HELLO: usize = 4 * 1024;
+
+/// Largest message of a pairing, the only ones that a stranger can make the relay read. A name and 33 bytes take 200.
+pub const MAX_PAIRING: usize = 1024;
+
+/// Time for a pairing from the handshake to the last message: a few round trips, nothing in it waits for a person.
+pub const PAIRING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most participants of one room.
 pub const MAX_PARTICIPANTS: usize = 256;

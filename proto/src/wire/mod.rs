@@ -3,7 +3,8 @@
 //! # Connection
 //! QUIC version 1 with TLS 1.3 and ALPN `vchat/1`. Both sides present a self-signed Ed25519 certificate; a side is
 //! known by the SHA-256 of its SubjectPublicKeyInfo (SPKI pin). No 0-RTT and no resumption: both would skip the check
-//! of the pin. The client keeps the connection alive ([`limits::KEEP_ALIVE`]); either side gives it up after
+//! of the pin. The relay looks the client's pin up after the handshake and closes the connection of a device that it does not
+//! know (`NotPaired`) or no longer wants (`Revoked`) before it reads anything. The client keeps the connection alive ([`limits::KEEP_ALIVE`]); either side gives it up after
 //! [`limits::IDLE_TIMEOUT`]. A side closes with a [`close::CloseCode`]; before it leaves, a client sends `Goodbye`.
 //!
 //! # Streams
@@ -30,6 +31,19 @@
 //! each history) and then acknowledges it to its author and sends the line to everybody, the author included, in the
 //! order of the numbers. A client sends a post that was not acknowledged again after a reconnect. A history has a random
 //! id; when it differs from the one the client knew (the relay lost its memory), the client starts from the beginning.
+//!
+//! # Pairing
+//! A client becomes known on a connection with ALPN `vchat-pair/1`. It opens one bidirectional stream (no type byte) for
+//! `PairUp`/`PairDown`; messages have at most [`limits::MAX_PAIRING`] bytes, and everything is over after
+//! [`limits::PAIRING_TIMEOUT`]. With a link the client knows the relay's pin and sends `PairByLink`; the answer is `Paired` or
+//! `PairRefused`. With a spoken code it accepts any key and sends `PairByCode`, gets `PairShare`, sends `PairProof`, and gets
+//! `Paired` or `PairRefused`; the relay is trusted only after its proof in `Paired`. Then the client closes the
+//! connection and makes another for the call. A link redeemed again by the same device is answered `Paired` again.
+//!
+//! # The relay's next key
+//! A relay that changes its key announces the next one (`NextKey`) to every client after its welcome. A client verifies the
+//! signature, stores the next pin beside the present one and says so (`NextKeyStored`). It accepts either from then on; once it
+//! has met the relay with the next key, the old one is no longer good.
 //!
 //! # Media datagrams
 //! One QUIC datagram carries one fragment of one frame. Big endian:

@@ -50,7 +50,7 @@ pub fn session(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let (Ok(room), Ok(name)) = (RoomName::parse("r"), DisplayName::parse("n")) else { return };
     let mut session = Session::new(Settings {
-        room,
+        room: Some(room),
         name,
         publish: vec![pb::TrackKind::Camera],
         subscriptions: pb::Subscriptions::default(),
@@ -115,6 +115,7 @@ fn take(session: &mut Session, now: Instant, at: MediaTime, step: Step, id: u8) 
         Step::Welcome { others, .. } => Some(Control::Welcome(pb::Welcome {
             you: Some(participant(id)),
             others: others.map(participant).into(),
+            room: "r".into(),
         })),
         Step::Participant { id, nameless, offset_us, error_us } => {
             let name = if nameless { String::new() } else { "peer".into() };
@@ -198,7 +199,10 @@ impl Promises {
                 assert!(!self.over, "a second end");
                 self.over = true;
             }
-            Event::Joined { .. } | Event::KeyFrameRequested(_) | Event::Reconnecting(_) => {}
+            Event::Joined { .. }
+            | Event::KeyFrameRequested(_)
+            | Event::NextKey(_)
+            | Event::Reconnecting(_) => {}
         }
     }
 }

@@ -329,7 +329,7 @@ impl Client {
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
             Event::ChatRefused(id, why) => panic!("the relay refused {id}: {why:?}"),
-            Event::PeerChanged(_) | Event::Reconnecting(_) => {}
+            Event::PeerChanged(_) | Event::Reconnecting(_) | Event::NextKey(_) => {}
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }
     }
