@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock, draws randomness or starts a thread: time and bytes come in as arguments,
 //! so a whole call runs in a test with a clock that jumps.
 
+pub mod admission;
 pub mod bucket;
 pub mod egress;
 pub mod id;

@@ -3,12 +3,14 @@
 //! Each body takes arbitrary bytes and panics when a promise is broken. `tests/fuzz` drives them with libFuzzer, the
 //! tests here with seeded random bytes, so that every run of the tests exercises them a little.
 
+mod admission;
 mod jitter;
 mod reassembly;
 mod room;
 mod session;
 mod wire;
 
+pub use self::admission::admission;
 pub use self::jitter::jitter;
 pub use self::reassembly::reassembly;
 pub use self::room::room;
@@ -19,7 +21,7 @@ pub use self::wire::{datagram, framing, names};
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("datagram", datagram),
     ("framing", framing),
     ("names", names),
@@ -27,6 +29,7 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("reassembly", reassembly),
     ("jitter", jitter),
     ("session", session),
+    ("admission", admission),
 ];
 
 #[cfg(test)]

@@ -1,0 +1,46 @@
+//! How much the gate allows, and why that much.
+
+/// What a [`super::Gate`] allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Strangers at once.
+    pub strangers: u32,
+    /// Strangers at once of one network; of one site too, or the holder of a /48 could take all places.
+    pub strangers_per_network: u32,
+    /// Strangers under way before addresses must be validated.
+    pub easy_strangers: u32,
+    /// Handshakes a second, and at once, before addresses must be validated.
+    pub easy_handshakes: (u32, u32),
+    /// Retries a second, and at once.
+    pub retries: (u32, u32),
+    /// Refusals a second, and at once.
+    pub refusals: (u32, u32),
+    /// Failures of one network a minute, and at once.
+    pub failures: (u32, u32),
+    /// Networks remembered. Should be well above twice the strangers, each of whom may need two.
+    pub networks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // With some 24 kB each they stay below 6 MiB together.
+            strangers: 256,
+            // Half of all, so that one network leaves room for others, and enough for a large office that comes back
+            // at once.
+            strangers_per_network: 128,
+            // More people come at once only after a restart. It is also what a forger can keep busy.
+            easy_strangers: 32,
+            // Signatures for 50 handshakes take 15 ms of a second. The burst lets the members of some rooms come back.
+            easy_handshakes: (50, 100),
+            // Two small encryptions each and some 6 Mb/s of answers; honest clients get theirs among 5000 forged ones.
+            retries: (5000, 1000),
+            // A refusal spares an honest client the wait. An attacker needs no answer.
+            refusals: (50, 50),
+            // A person mistypes a code a few times; at five a minute a guesser tries 7200 a day.
+            failures: (5, 10),
+            // Some 200 bytes each: below 1 MiB.
+            networks: 4096,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What is remembered of networks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::network::{Network, Networks};
+use crate::bucket::TokenBucket;
+
+/// The networks with an attempt under way or with failures that are not forgotten yet.
+///
+/// Overflow: of those with nobody under way, the network gives way that would be forgotten soonest, so the worst
+/// offenders stay longest. When there is none, what would need a new entry is not done. Everything is O(log n),
+/// amortised.
+#[derive(Debug)]
+pub(super) struct Table {
+    bound: usize,
+    failures: (u32, u32),
+    entries: BTreeMap<Network, Entry>,
+    /// The entries with nobody under way, by [`Entry::full_at`].
+    idle: BTreeSet<(Instant, Network)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    under_way: u32,
+    failures: TokenBucket,
+    /// When nothing is held against the network any more.
+    full_at: Instant,
+}
+
+impl Table {
+    /// A table for `bound` networks that may each fail `failures.1` times at once and `failures.0` times a minute.
+    pub(super) const fn new(bound: usize, failures: (u32, u32)) -> Self {
+        Self { bound, failures, entries: BTreeMap::new(), idle: BTreeSet::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether too many attempts of a network, or of the site around it, have failed of late.
+    pub(super) fn is_locked_out(&self, now: Instant, networks: Networks) -> bool {
+        networks.iter().filter_map(|n| self.entries.get(&n)).any(|entry| !entry.failures.has(now, 1))
+    }
+
+    /// Attempts under way in a network, or in the site around it if that are more.
+    pub(super) fn under_way(&self, networks: Networks) -> u32 {
+        networks.iter().filter_map(|n| self.entries.get(&n)).map(|entry| entry.under_way).max().unwrap_or(0)
+    }
+
+    /// Counts an attempt as under way, which keeps its network here. False when there is no room to do so.
+    pub(super) fn enter(&mut self, now: Instant, networks: Networks) -> bool {
+        let enters = |e: &mut Entry| e.under_way += 1;
+        let entered = networks.iter().take_while(|n| self.change(now, *n, enters)).count();
+        let all = entered == networks.iter().count();
+        if !all {
+            networks.iter().take(entered).for_each(|n| self.leave_one(now, n));
+        }
+        all
+    }
+
+    /// An attempt that [`Self::enter`] counted is over.
+    pub(super) fn leave(&mut self, now: Instant, networks: Networks) {
+        networks.iter().for_each(|n| self.leave_one(now, n));
+    }
+
+    /// Holds a failure against the network of an attempt that [`Self::enter`] counted.
+    pub(super) fn blame(&mut self, now: Instant, networks: Networks) {
+        for network in networks.iter() {
+            let _ = self.change(now, network, |e| e.failures.owe(now, 1));
+        }
+    }
+
+    /// Forgets the networks that nothing is held against any more.
+    pub(super) fn forget(&mut self, now: Instant) {
+        while let Some((_, network)) = self.idle.first().filter(|(full_at, _)| *full_at <= now).copied() {
+            self.idle.pop_first();
+            self.entries.remove(&network);
+        }
+    }
+
+    fn leave_one(&mut self, now: Instant, network: Network) {
+        let _ = self.change(now, network, |e| e.under_way = e.under_way.saturating_sub(1));
+    }
+
+    /// Changes an entry, which comes and goes as needed. False when there is no room for it.
+    fn change(&mut self, now: Instant, network: Network, change: impl FnOnce(&mut Entry)) -> bool {
+        let mut entry = match self.entries.remove(&network) {
+            Some(entry) => {
+                self.idle.remove(&(entry.full_at, network));
+                entry
+            }
+            None if self.make_room() => Entry { under_way: 0, failures: self.bucket(network), full_at: now },
+            None => return false,
+        };
+        change(&mut entry);
+        let latest = now + MEMORY;
+        entry.full_at = entry.failures.full_at(now).map_or(latest, |t| t.min(latest));
+        let idle = entry.under_way == 0;
+        if idle && entry.full_at <= now {
+            return true;
+        }
+        if idle {
+            self.idle.insert((entry.full_at, network));
+        }
+        self.entries.insert(network, entry);
+        true
+    }
+
+    fn make_room(&mut self) -> bool {
+        if self.entries.len() >= self.bound
+            && let Some((_, network)) = self.idle.pop_first()
+        {
+            self.entries.remove(&network);
+        }
+        self.entries.len() < self.bound
+    }
+
+    const fn bucket(&self, network: Network) -> TokenBucket {
+        let (per_minute, burst) = self.failures;
+        let times = if matches!(network, Network::Site(_)) { SITE_ALLOWANCE } else { 1 };
+        TokenBucket::per_minute((per_minute.saturating_mul(times), burst.saturating_mul(times)))
+    }
+}
+
+/// What a site may fail more than a network: it may be a company of many people, or one attacker with 65,536 networks.
+const SITE_ALLOWANCE: u32 = 4;
+
+/// Nothing is held against anybody for longer. The deepest debt of the default limits is paid in half an hour.
+const MEMORY: Duration = Duration::from_secs(24 * 3600);
