@@ -1,27 +1,34 @@
 //! What the daemon is told: flags over environment over a TOML file, checked once.
 
-use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
+use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 
-/// vchatd: the relay of a vchat. People join it with `vchat-client --relay HOST`.
+use crate::control::{Invite, Request};
+
+/// vchatd: the relay of a vchat. People who were invited join it with `vchat-client`.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "vchatd",
     version,
     about,
-    after_help = "Example:\n  vchatd --listen '[::]:4433' --state-dir /var/lib/vchatd\n\n\
-                  Exit codes: 0 stopped as asked, 2 wrong usage or configuration, 1 anything else.\n\
-                  Logs go to stderr; RUST_LOG sets the level (default: info)."
+    after_help = "Examples:\n  \
+        vchatd --listen '[::]:4433' --state-dir /var/lib/vchatd\n  \
+        vchatd invite --uses 3 --ttl 7d      a link for three devices\n  \
+        vchatd invite --code --room team     a code to say on the telephone, for one room\n  \
+        vchatd devices revoke ann            lets a device in no longer\n\n\
+        Exit codes: 0 done, 2 wrong usage or configuration, 3 the relay is not running, 1 anything else.\n\
+        Logs go to stderr; RUST_LOG sets the level (default: info)."
 )]
 pub struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// A TOML file with the same settings: listen = ["ADDR:PORT"], state-dir = "DIR", log = "text"
+    /// A TOML file with the same settings: listen = ["ADDR:PORT"], state-dir = "DIR", control = "PATH", log = "text",
+    /// public = "HOST:PORT", mdns = "auto", trust-on-first-use = false
     #[arg(long, env = "VCHATD_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
@@ -29,19 +36,193 @@ pub struct Flags {
     #[arg(long, env = "VCHATD_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',', global = true)]
     listen: Vec<SocketAddr>,
 
-    /// Where the relay's key and the keys it has seen are kept [default: $STATE_DIRECTORY, else ~/.local/state/vchatd]
+    /// Where the relay's keys and devices are kept [default: $STATE_DIRECTORY, else ~/.local/state/vchatd]
     #[arg(long, env = "VCHATD_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
+
+    /// The socket through which commands reach the running relay [default: control.sock in $RUNTIME_DIRECTORY, else in
+    /// the state directory]
+    #[arg(long, env = "VCHATD_CONTROL", value_name = "PATH", global = true)]
+    control: Option<PathBuf>,
 
     /// How to write the log [default: text]
     #[arg(long, env = "VCHATD_LOG", value_name = "FORMAT", global = true)]
     log: Option<LogFormat>,
+
+    /// What people call this relay, for invite links [default: this machine's address]
+    #[arg(long, env = "VCHATD_PUBLIC", value_name = "HOST[:PORT]", global = true)]
+    public: Option<Authority>,
+
+    /// Whether the relay tells the local network that it is there, for `vchat-client --relay auto`; auto: if its address is a
+    /// private one [default: auto]
+    #[arg(long, env = "VCHATD_MDNS", value_name = "WHEN", global = true)]
+    mdns: Option<Mdns>,
+
+    /// Let everybody in who reaches the port, and remember their keys. For a network without strangers only
+    #[arg(long, env = "VCHATD_TRUST_ON_FIRST_USE", global = true)]
+    trust_on_first_use: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Run the relay (what happens without a command, too)
     Run,
+    /// Invite somebody: print a link, or a code to say
+    #[command(after_help = "Examples:\n  \
+        vchatd invite                          a link for one device, good for a day\n  \
+        vchatd invite --room team --uses 5     for five devices, which may enter this room only\n  \
+        vchatd invite --code                   a code, good for ten minutes: vchat-client pair --relay HOST --code CODE")]
+    Invite {
+        /// A room that the device may enter; repeat it for several [default: any]
+        #[arg(long = "room", value_name = "ROOM")]
+        rooms: Vec<String>,
+        /// For how many devices
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "code")]
+        uses: u32,
+        /// For how long, as in 30m, 24h or 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = seconds, conflicts_with = "code")]
+        ttl: u64,
+        /// How the link calls the relay [default: as --public says]
+        #[arg(long, value_name = "NAME[:PORT]", conflicts_with = "code")]
+        host: Option<Authority>,
+        /// A code to say instead of a link: one device, ten minutes, three tries
+        #[arg(long)]
+        code: bool,
+        /// The device may invite others
+        #[arg(long)]
+        admin: bool,
+        /// Also print a QR code when stdout is no terminal
+        #[arg(long, conflicts_with_all = ["code", "json"])]
+        qr: bool,
+        /// One JSON object: link, code, expires
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count the invites that are open, or take them all back
+    Invites {
+        /// What to do
+        #[arg(value_enum, default_value = "list")]
+        action: InvitesAction,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List, rename or revoke the devices that may come in
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  \
+        vchatd devices\n  vchatd devices rename mfrg-gzdf 'Ann, laptop'\n  vchatd devices revoke 'Ann, laptop'"
+    )]
+    Devices {
+        #[command(subcommand)]
+        action: Option<DevicesAction>,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the relay's key, or change it
+    #[command(args_conflicts_with_subcommands = true)]
+    Key {
+        #[command(subcommand)]
+        action: Option<KeyAction>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum InvitesAction {
+    /// Count them
+    List,
+    /// Take them all back
+    Cancel,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum DevicesAction {
+    /// All devices (what happens without an action, too)
+    List {
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a device another name
+    Rename {
+        /// Its name, or the first letters of its fingerprint
+        device: String,
+        /// The new name
+        name: String,
+        /// The device as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a device in no longer, and cut its connections
+    Revoke {
+        /// Its name, or the first letters of its fingerprint
+        device: String,
+        /// The device as a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum KeyAction {
+    /// The relay's fingerprints (what happens without an action, too)
+    Show {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a next key and announce it to all paired clients; it takes over when all know it and no link is open, or after 30 days
+    Rotate {
+        /// Take over at once: devices that have not heard of it, and open links, need a new invite
+        #[arg(long)]
+        now: bool,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Run the relay.
+    Run(Box<Config>),
+    /// Ask the running relay for something, and show the answer.
+    Ask {
+        /// The relay's control socket.
+        control: PathBuf,
+        /// What to ask for.
+        request: Request,
+        /// How to show it.
+        output: Output,
+    },
+}
+
+/// How to show an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people; a QR code only if stdout is a terminal.
+    Text,
+    /// For people, with a QR code.
+    Qr,
+    /// As JSON.
+    Json,
+}
+
+/// Whether the relay announces itself to the local network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mdns {
+    /// If its address is one of a private network.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// How log lines look.
@@ -60,7 +241,11 @@ pub enum LogFormat {
 struct File {
     listen: Option<Vec<SocketAddr>>,
     state_dir: Option<PathBuf>,
+    control: Option<PathBuf>,
     log: Option<LogFormat>,
+    public: Option<String>,
+    mdns: Option<Mdns>,
+    trust_on_first_use: Option<bool>,
 }
 
 /// Checked settings.
@@ -70,8 +255,33 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
     /// How to write the log.
     pub log: LogFormat,
+    /// What people call the relay.
+    pub public: Option<Authority>,
+    /// Whether the relay announces itself to the local network.
+    pub mdns: Mdns,
+    /// Whether an unknown key is let in and remembered.
+    pub trust_on_first_use: bool,
+}
+
+impl Config {
+    /// A relay at one address that keeps its state in one directory, and everything else as by default but for the local
+    /// network, which hears nothing of it: for tests and programs that bring their own relay.
+    #[must_use]
+    pub fn private(listen: SocketAddr, state_dir: &Path) -> Self {
+        Self {
+            listen: vec![listen],
+            state_dir: state_dir.into(),
+            control: state_dir.join(CONTROL_NAME),
+            log: LogFormat::Text,
+            public: None,
+            mdns: Mdns::Off,
+            trust_on_first_use: false,
+        }
+    }
 }
 
 /// Why the settings are no use. One line for the user.
@@ -93,6 +303,9 @@ pub enum ConfigError {
         /// Where and why, on one line.
         why: String,
     },
+    /// What the file says that people call the relay is no name of one.
+    #[error("public: {0}")]
+    Public(AuthorityError),
     /// There is no place for the state.
     #[error("no place for the relay's key: set --state-dir DIR (neither $STATE_DIRECTORY nor $HOME is set)")]
     NoStateDir,
@@ -100,7 +313,7 @@ pub enum ConfigError {
 
 impl Flags {
     /// Reads the configuration file, if one is named, and checks everything.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
+    pub fn resolve(self) -> Result<Task, ConfigError> {
         let file = match &self.config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -109,9 +322,67 @@ impl Flags {
             }
             None => File::default(),
         };
-        let env = |name| std::env::var_os(name);
-        merge(self, file, env("STATE_DIRECTORY").as_deref(), env("HOME").as_deref())
+        let env = |name| std::env::var_os(name).map(PathBuf::from);
+        let dirs =
+            Dirs { state: env("STATE_DIRECTORY"), runtime: env("RUNTIME_DIRECTORY"), home: env("HOME") };
+        let asked = self.command.clone().and_then(Command::request);
+        let config = merge(self, file, dirs)?;
+        Ok(match asked {
+            None => Task::Run(Box::new(config)),
+            Some((request, output)) => {
+                let control = reachable(config.control);
+                Task::Ask { control, request, output }
+            }
+        })
     }
+}
+
+impl Command {
+    /// What to ask the running relay; none for running it.
+    fn request(self) -> Option<(Request, Output)> {
+        let output = |json| if json { Output::Json } else { Output::Text };
+        Some(match self {
+            Self::Run => return None,
+            Self::Invite { rooms, uses, ttl, host, code, admin, qr, json } => {
+                let host = host.map(|host| host.to_string());
+                let invite = Invite { rooms, uses, ttl_s: ttl, host, code, admin };
+                (Request::Invite(invite), if qr { Output::Qr } else { output(json) })
+            }
+            Self::Invites { action: InvitesAction::List, json } => (Request::Invites, output(json)),
+            Self::Invites { action: InvitesAction::Cancel, json } => (Request::CancelInvites, output(json)),
+            Self::Devices { action: None, json }
+            | Self::Devices { action: Some(DevicesAction::List { json }), .. } => {
+                (Request::Devices, output(json))
+            }
+            Self::Devices { action: Some(DevicesAction::Rename { device, name, json }), .. } => {
+                (Request::Rename { device, name }, output(json))
+            }
+            Self::Devices { action: Some(DevicesAction::Revoke { device, json }), .. } => {
+                (Request::Revoke { device }, output(json))
+            }
+            Self::Key { action: None, json } | Self::Key { action: Some(KeyAction::Show { json }), .. } => {
+                (Request::Key, output(json))
+            }
+            Self::Key { action: Some(KeyAction::Rotate { now, json }), .. } => {
+                (Request::RotateKey { now }, output(json))
+            }
+        })
+    }
+}
+
+/// Where the system wants things to be.
+#[derive(Default)]
+struct Dirs {
+    state: Option<PathBuf>,
+    runtime: Option<PathBuf>,
+    home: Option<PathBuf>,
+}
+
+/// An operator's shell does not have the service's environment: where nothing is at the usual place, the service may have its
+/// socket where the packages put it.
+fn reachable(control: PathBuf) -> PathBuf {
+    let packaged = Path::new(PACKAGED_CONTROL);
+    if !control.exists() && packaged.exists() { packaged.into() } else { control }
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
@@ -122,28 +393,45 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     })
 }
 
-fn merge(
-    flags: Flags,
-    file: File,
-    state: Option<&OsStr>,
-    home: Option<&OsStr>,
-) -> Result<Config, ConfigError> {
+fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
     let listen = Some(flags.listen).filter(|l| !l.is_empty()).or(file.listen).filter(|l| !l.is_empty());
-    let state_dir = flags
-        .state_dir
-        .or(file.state_dir)
-        .or_else(|| state.map(PathBuf::from))
-        .or_else(|| home.map(|h| Path::new(h).join(".local/state/vchatd")))
+    let chosen = flags.state_dir.or(file.state_dir);
+    // Who chooses a state directory means another relay than the service's.
+    let runtime = dirs.runtime.filter(|_| chosen.is_none() || chosen == dirs.state);
+    let state_dir = chosen
+        .or(dirs.state)
+        .or_else(|| dirs.home.map(|h| h.join(".local/state/vchatd")))
         .ok_or(ConfigError::NoStateDir)?;
+    let control = flags.control.or(file.control);
+    let public = file.public.map(|text| text.parse()).transpose().map_err(ConfigError::Public)?;
     Ok(Config {
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0_u16; 8], DEFAULT_PORT))]),
+        control: control.unwrap_or_else(|| runtime.unwrap_or_else(|| state_dir.clone()).join(CONTROL_NAME)),
         state_dir,
         log: flags.log.or(file.log).unwrap_or(LogFormat::Text),
+        public: flags.public.or(public),
+        mdns: flags.mdns.or(file.mdns).unwrap_or(Mdns::Auto),
+        trust_on_first_use: flags.trust_on_first_use || file.trust_on_first_use.unwrap_or(false),
     })
 }
 
-/// The port of vchat relays.
-pub const DEFAULT_PORT: u16 = 4433;
+/// A time as in `90s`, `30m`, `24h` or `7d`, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "give a number and a unit, as in 30m, 24h or 7d".to_owned();
+    let (digits, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)
+}
+
+const CONTROL_NAME: &str = "control.sock";
+/// Where a packaged service has its control socket.
+const PACKAGED_CONTROL: &str = "/run/vchatd/control.sock";
 
 #[cfg(test)]
 mod tests {
@@ -153,8 +441,12 @@ mod tests {
         Flags::try_parse_from(std::iter::once("vchatd").chain(args.iter().copied())).expect("good flags")
     }
 
+    fn home() -> Dirs {
+        Dirs { home: Some("/home/ann".into()), ..Dirs::default() }
+    }
+
     fn merged(args: &[&str], text: &str) -> Result<Config, ConfigError> {
-        merge(flags(args), parse(Path::new("x.toml"), text)?, None, Some(OsStr::new("/home/ann")))
+        merge(flags(args), parse(Path::new("x.toml"), text)?, home())
     }
 
     #[test]
@@ -162,19 +454,35 @@ mod tests {
         let config = merged(&[], "").expect("defaults");
         assert_eq!(config.listen, [SocketAddr::from(([0_u16; 8], 4433))]);
         assert_eq!(config.state_dir, Path::new("/home/ann/.local/state/vchatd"));
-        let file = "listen = ['1.2.3.4:5', '[::1]:6']\nstate-dir = '/var/x'\nlog = 'json'";
+        assert_eq!(config.control, Path::new("/home/ann/.local/state/vchatd/control.sock"));
+        assert_eq!((config.mdns, config.trust_on_first_use, config.public), (Mdns::Auto, false, None));
+        let file = "listen = ['1.2.3.4:5', '[::1]:6']\nstate-dir = '/var/x'\nlog = 'json'\ncontrol = '/run/x'
+            public = 'relay.example'\nmdns = 'off'\ntrust-on-first-use = true";
         let config = merged(&["--listen", "9.9.9.9:9"], file).expect("good");
         assert_eq!(config.listen, [SocketAddr::from(([9, 9, 9, 9], 9))]);
         assert_eq!((config.state_dir.as_path(), config.log), (Path::new("/var/x"), LogFormat::Json));
-        assert_eq!(merged(&["run"], file).expect("good").listen.len(), 2);
+        assert_eq!((config.control.as_path(), config.mdns), (Path::new("/run/x"), Mdns::Off));
+        assert_eq!(config.public.map(|p| p.to_string()), Some("relay.example:4433".into()));
+        assert!(config.trust_on_first_use);
+        let config = merged(&["run", "--public", "b:7", "--control", "/c"], file).expect("good");
+        assert_eq!(config.public.map(|p| p.to_string()), Some("b:7".into()));
+        assert_eq!((config.control.as_path(), config.listen.len()), (Path::new("/c"), 2));
     }
 
     #[test]
-    fn systemd_names_the_state_directory() {
-        let config =
-            merge(flags(&[]), File::default(), Some(OsStr::new("/var/lib/vchatd")), None).expect("good");
+    fn systemd_names_the_directories() {
+        let dirs = || Dirs {
+            state: Some("/var/lib/vchatd".into()),
+            runtime: Some("/run/vchatd".into()),
+            home: None,
+        };
+        let config = merge(flags(&[]), File::default(), dirs()).expect("good");
         assert_eq!(config.state_dir, Path::new("/var/lib/vchatd"));
-        assert!(matches!(merge(flags(&[]), File::default(), None, None), Err(ConfigError::NoStateDir)));
+        assert_eq!(config.control, Path::new("/run/vchatd/control.sock"));
+        let own = merge(flags(&["--state-dir", "/tmp/x"]), File::default(), dirs()).expect("good");
+        assert_eq!(own.control, Path::new("/tmp/x/control.sock"), "another relay than the service's");
+        let nowhere = merge(flags(&[]), File::default(), Dirs::default());
+        assert!(matches!(nowhere, Err(ConfigError::NoStateDir)));
     }
 
     #[test]
@@ -183,5 +491,56 @@ mod tests {
         assert!(why.contains("x.toml") && why.contains("line 2") && why.contains("listne"), "{why}");
         let why = merged(&[], "listen = ['nonsense']").expect_err("no address").to_string();
         assert!(why.contains("line 1"), "{why}");
+        let why = merged(&[], "public = 'a b'").expect_err("no relay").to_string();
+        assert!(why.contains("a b"), "{why}");
+    }
+
+    fn asked(args: &[&str]) -> (Request, Output) {
+        flags(args).command.and_then(Command::request).expect("a request")
+    }
+
+    #[test]
+    fn commands_are_requests() {
+        let day = Invite { uses: 1, ttl_s: 86_400, ..Invite::default() };
+        assert_eq!(asked(&["invite"]), (Request::Invite(day.clone()), Output::Text));
+        let team =
+            Invite { rooms: vec!["team".into(), "b".into()], uses: 5, ttl_s: 1800, ..Invite::default() };
+        let args = ["invite", "--room", "team", "--room", "b", "--uses", "5", "--ttl", "30m", "--json"];
+        assert_eq!(asked(&args), (Request::Invite(team), Output::Json));
+        let code = Invite { code: true, admin: true, ..day.clone() };
+        assert_eq!(asked(&["invite", "--code", "--admin"]).0, Request::Invite(code));
+        let host = Invite { host: Some("a:7".into()), ..day };
+        assert_eq!(asked(&["invite", "--host", "A:7", "--qr"]), (Request::Invite(host), Output::Qr));
+        assert_eq!(asked(&["devices"]), (Request::Devices, Output::Text));
+        assert_eq!(asked(&["devices", "--json"]), (Request::Devices, Output::Json));
+        assert_eq!(asked(&["devices", "list", "--json"]), (Request::Devices, Output::Json));
+        let rename = Request::Rename { device: "a".into(), name: "b c".into() };
+        assert_eq!(asked(&["devices", "rename", "a", "b c"]).0, rename);
+        assert_eq!(asked(&["devices", "revoke", "a"]).0, Request::Revoke { device: "a".into() });
+        assert_eq!(asked(&["key"]).0, Request::Key);
+        assert_eq!(asked(&["key", "rotate", "--now"]).0, Request::RotateKey { now: true });
+        assert_eq!(asked(&["invites"]).0, Request::Invites);
+        assert_eq!(asked(&["invites", "cancel"]).0, Request::CancelInvites);
+        assert!(flags(&["run"]).command.and_then(Command::request).is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for args in [
+            &["invite", "--ttl", "24"][..],
+            &["invite", "--ttl", ""],
+            &["invite", "--ttl", "é"],
+            &["invite", "--ttl", "99999999999999999d"],
+            &["invite", "--code", "--uses", "2"],
+            &["invite", "--code", "--ttl", "1h"],
+            &["invite", "--uses", "-1"],
+            &["invite", "--host", "a b"],
+            &["devices", "rename", "a"],
+            &["invites", "burn"],
+            &["--public", "a b"],
+        ] {
+            let all = std::iter::once("vchatd").chain(args.iter().copied());
+            assert!(Flags::try_parse_from(all).is_err(), "{args:?}");
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! One client's connection, from the end of the handshake to the goodbye.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use prost::Message;
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vchat_certs::pin::{Pin, peer_pin};
+use vchat_certs::tls::Purpose;
+use vchat_proto::admission::Outcome;
 use vchat_proto::bucket::TokenBucket;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName};
 use vchat_proto::wire::close::CloseCode;
@@ -16,17 +18,84 @@ use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{CHAT_HISTORY, HELLO_TIMEOUT, MAX_HELLO, MAX_MESSAGE, MEDIA_RATE};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
+use crate::keys::{self, Shown};
+use crate::pairing::{self, Desk};
+use crate::registry::{Admission, Device, LedgerError, unix_now};
 use crate::room::{Command, Join, Link, ToReceiver};
 use crate::sender;
-use crate::server::Shared;
+use crate::server::{Attempt, Shared};
 
-/// Serves a client until it leaves, breaks the protocol or vanishes.
-pub(crate) async fn serve(connection: Connection, shared: &Shared) {
+/// Serves a client: pairs it, or takes it into a room until it leaves, breaks the protocol or vanishes.
+pub(crate) async fn serve(connection: Connection, shared: &Shared, attempt: Attempt) {
     let Some(pin) = peer_pin(connection.peer_identity()) else {
         return vchat_quic::close(&connection, CloseCode::Protocol);
     };
-    let address = connection.remote_address();
-    let guest = match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, pin, shared)).await {
+    match purpose(&connection) {
+        Some(Purpose::Pair) => {
+            let desk = Desk { registry: shared.registry.clone(), relay: relay_pin(shared) };
+            attempt.settle(pairing::serve(&connection, pin, &desk).await);
+        }
+        Some(Purpose::Call) => {
+            let entry = shared.members.enter(pin, &connection);
+            match admit(&connection, pin, shared).await {
+                Ok(device) => {
+                    attempt.settle(Outcome::Member);
+                    call(connection, device, shared).await;
+                }
+                Err(code) => {
+                    tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "refused a device: {}", code.reason());
+                    vchat_quic::close(&connection, code);
+                    attempt.settle(Outcome::Failed { proven: true });
+                }
+            }
+            drop(entry);
+        }
+        None => vchat_quic::close(&connection, CloseCode::Protocol),
+    }
+}
+
+/// What both sides agreed on in the handshake.
+fn purpose(connection: &Connection) -> Option<Purpose> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Purpose::of_alpn(&data.protocol?)
+}
+
+/// The key that this connection's handshake was made with is the present one, or was until a moment ago; then the
+/// client's exchange by code fails, and it tries again.
+fn relay_pin(shared: &Shared) -> Pin {
+    shared.keys.borrow().current.pin()
+}
+
+/// Looks the client's key up: the one gate between strangers and everything below.
+async fn admit(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
+    // The registry fails only with the whole relay.
+    let known = shared.registry.ask(move |l| l.admission(pin)).await.map_err(|_| CloseCode::ShuttingDown)?;
+    let failed = |e: LedgerError| {
+        tracing::error!("a device could not be looked up: {e}");
+        CloseCode::ShuttingDown
+    };
+    let device = match known.map_err(failed)? {
+        Admission::Member(device) => device,
+        Admission::Revoked => return Err(CloseCode::Revoked),
+        Admission::Unknown if shared.trust_on_first_use => {
+            let adopted = shared.registry.ask(move |l| l.adopt(unix_now(), pin)).await;
+            let adopted = adopted.map_err(|_| CloseCode::ShuttingDown)?.map_err(failed)?;
+            tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "trusting a new device on its first use");
+            adopted.ok_or(CloseCode::NotPaired)?
+        }
+        Admission::Unknown => return Err(CloseCode::NotPaired),
+    };
+    if !shared.members.is_within_limits(Instant::now(), pin) {
+        return Err(CloseCode::TooFast);
+    }
+    Ok(device)
+}
+
+/// Serves a device that may be here.
+async fn call(connection: Connection, device: Device, shared: &Shared) {
+    let (address, pin) = (connection.remote_address(), device.pin);
+    shared.registry.tell(move |l| drop(l.seen(unix_now(), pin)));
+    let guest = match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, device, shared)).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
         Ok(Err(Gone::Refused(code))) => {
@@ -35,9 +104,11 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
         }
         Err(_) => return vchat_quic::close(&connection, CloseCode::HelloTimeout),
     };
+    // Until here two streams were enough; a later kind may need more.
+    connection.set_max_concurrent_bi_streams(vchat_quic::STREAMS.into());
     let (id, room) = (guest.id, guest.room.clone());
-    tracing::info!(participant = id.0, %address, fingerprint = %pin, new_device = guest.new_device, agent = %guest.agent, "joined");
-    let end = attend(&connection, guest, shared.started).await;
+    tracing::info!(participant = id.0, %address, fingerprint = %pin, agent = %guest.agent, "joined");
+    let end = attend(&connection, guest, pin, shared).await;
     let reason = match end {
         End::Goodbye => {
             // Whoever said goodbye and stays would hold a place among the connections for nothing.
@@ -50,7 +121,7 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
         }
         End::Connection => match connection.close_reason() {
             Some(ConnectionError::TimedOut) => pb::LeaveReason::Timeout,
-            // By the room, which has told the others.
+            // By the room, which has told the others, or because the device was revoked.
             Some(ConnectionError::LocallyClosed) => pb::LeaveReason::Removed,
             Some(ConnectionError::ApplicationClosed(c)) if c.error_code.into_inner() == 0 => {
                 pb::LeaveReason::Goodbye
@@ -59,6 +130,7 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
         },
     };
     tracing::info!(participant = id.0, "left: {}", in_words(reason));
+    shared.registry.tell(move |l| drop(l.seen(unix_now(), pin)));
     // Fails only when the room itself has ended.
     drop(room.send(Command::Leave(id, reason)).await);
 }
@@ -75,10 +147,11 @@ const fn in_words(reason: pb::LeaveReason) -> &'static str {
 /// A client that has been taken into a room.
 struct Guest {
     id: ParticipantId,
-    new_device: bool,
     agent: String,
     room: mpsc::Sender<Command>,
     control: Stream<pb::RelayControl>,
+    /// Into the queue that `control` writes from.
+    control_in: mpsc::Sender<pb::RelayControl>,
     chat: mpsc::Receiver<pb::ChatDown>,
     media: mpsc::Receiver<ToReceiver>,
 }
@@ -97,21 +170,21 @@ enum Gone {
     Refused(CloseCode),
 }
 
-/// Why a client's time in a room is over.
-enum End {
+/// Why a stream or a client's time in a room is over.
+pub(crate) enum End {
     Goodbye,
     Protocol(CloseCode),
     Connection,
 }
 
 /// Reads the hello and joins the room that it names.
-async fn greet(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Guest, Gone> {
+async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Result<Guest, Gone> {
     let (send, mut receive) = connection.accept_bi().await.map_err(|_| Gone::Connection)?;
     if stream_type(&mut receive).await? != STREAM_CONTROL {
         return Err(Gone::Refused(CloseCode::Protocol));
     }
     let mut deframer = Deframer::new(MAX_HELLO);
-    let hello = match next(&mut receive, &mut deframer).await {
+    let mut hello = match next(&mut receive, &mut deframer).await {
         Ok(Some(pb::ClientControl { body: Some(pb::client_control::Body::Hello(hello)) })) => hello,
         Ok(None) => return Err(Gone::Connection),
         Ok(Some(_)) | Err(End::Goodbye | End::Protocol(_)) => return Err(Gone::Refused(CloseCode::Protocol)),
@@ -119,9 +192,19 @@ async fn greet(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Gue
     };
     deframer.set_limit(MAX_MESSAGE);
     let bad_name = |_| Gone::Refused(CloseCode::BadName);
+    if hello.room.is_empty() {
+        hello.room = device.rooms.first().map_or(LOBBY, RoomName::as_str).into();
+    }
     let room_name = RoomName::parse(&hello.room).map_err(bad_name)?;
+    if !device.may_enter(&room_name) {
+        return Err(Gone::Refused(CloseCode::OtherRoom));
+    }
+    hello.room = room_name.as_str().into();
     let name = DisplayName::parse(&hello.name).map_err(bad_name)?;
-    let new_device = shared.devices.lock().unwrap_or_else(PoisonError::into_inner).meet(pin);
+    if shared.trust_on_first_use {
+        let (pin, name) = (device.pin, name.clone());
+        shared.registry.tell(move |l| drop(l.name_newcomer(pin, &name)));
+    }
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
     loop {
         let room = shared.rooms.enter(&room_name);
@@ -129,14 +212,18 @@ async fn greet(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Gue
         let (chat_in, chat) = mpsc::channel(CHAT_QUEUE);
         let (media_in, media) = mpsc::channel(MEDIA_QUEUE);
         let (answer, joined) = oneshot::channel();
-        let link =
-            Link { connection: connection.clone(), control: control_in, chat: chat_in, media: media_in };
-        let join = Join { pin: pin.0, name: name.clone(), hello: hello.clone(), link, answer };
+        let link = Link {
+            connection: connection.clone(),
+            control: control_in.clone(),
+            chat: chat_in,
+            media: media_in,
+        };
+        let join = Join { pin: device.pin.0, name: name.clone(), hello: hello.clone(), link, answer };
         drop(room.send(Command::Join(Box::new(join))).await);
         match joined.await {
             Ok(Ok(id)) => {
                 let control = Stream { receive, deframer, send, queue: control };
-                return Ok(Guest { id, new_device, agent, room, control, chat, media });
+                return Ok(Guest { id, agent, room, control, control_in, chat, media });
             }
             Ok(Err(code)) => return Err(Gone::Refused(code)),
             // The room ended in this very moment; the next one is new.
@@ -146,17 +233,21 @@ async fn greet(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Gue
 }
 
 /// Carries everything between the connection and the room until one of them ends.
-async fn attend(connection: &Connection, guest: Guest, started: Instant) -> End {
-    let Guest { id, room, control, chat, media, .. } = guest;
+async fn attend(connection: &Connection, guest: Guest, pin: Pin, shared: &Shared) -> End {
+    let Guest { id, room, control, control_in, chat, media, .. } = guest;
     let mut tasks = JoinSet::new();
     tasks.spawn(sender::run(connection.clone(), media, room.clone()));
     tasks.spawn(read_media(connection.clone(), id, room.clone()));
+    tasks.spawn(announce_next_key(shared.keys.clone(), control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
     let control = async {
-        let relay_us = || u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let relay_us = || u64::try_from(shared.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let command = |m: pb::ClientControl| {
             let leaves = matches!(m.body, Some(pb::client_control::Body::Goodbye(_)));
+            if let Some(pb::client_control::Body::NextKeyStored(stored)) = &m.body {
+                next_key_stored(shared, pin, stored);
+            }
             (!leaves).then(|| Command::Control(id, relay_us(), m))
         };
         read(receive, deframer, command, &to_room).await
@@ -202,8 +293,33 @@ async fn read<M: Message + Default>(
     }
 }
 
+/// Tells a client of the relay's next key, now and whenever that changes.
+async fn announce_next_key(mut keys: watch::Receiver<Shown>, control: mpsc::Sender<pb::RelayControl>) {
+    loop {
+        let body = pb::relay_control::Body::NextKey(keys.borrow_and_update().announcement());
+        if control.send(pb::RelayControl { body: Some(body) }).await.is_err() || keys.changed().await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A client has the next key on its disk. What it says of any other key is of no interest.
+fn next_key_stored(shared: &Shared, pin: Pin, stored: &pb::NextKeyStored) {
+    let next = shared.keys.borrow().next.as_ref().map(|next| next.pin);
+    if let Some(next) = next.filter(|next| next.0[..] == stored.pin[..]) {
+        let rotate = shared.rotate.clone();
+        shared.registry.tell(move |l| {
+            if l.next_key_stored(pin, next).is_ok() {
+                // A full queue has a look in it already.
+                drop(rotate.try_send(keys::Command::Look));
+            }
+        });
+    }
+}
+
 /// The next message of a stream; none at its end.
-async fn next<M: Message + Default>(
+pub(crate) async fn next<M: Message + Default>(
     stream: &mut RecvStream,
     deframer: &mut Deframer,
 ) -> Result<Option<M>, End> {
@@ -260,6 +376,8 @@ async fn stream_type(stream: &mut RecvStream) -> Result<u8, Gone> {
     Ok(byte[0])
 }
 
+/// The room of those who name none and are bound to none.
+const LOBBY: &str = "lobby";
 /// A join to a full room: one message about each of the others, and their changes for a while.
 const CONTROL_QUEUE: usize = 1024;
 /// The whole history and what is said meanwhile.

@@ -1,14 +1,23 @@
-//! The relay daemon of vchat: takes QUIC connections, keeps rooms, forwards media it never looks into.
+//! The relay daemon of vchat: lets known devices in, keeps rooms, forwards media it never looks into.
 //!
 //! ```text
-//! accept task -> one task per connection: handshake, hello -> the room's task (owns a `proto::room::Room`)
-//!                  | reads control, chat, datagrams  ------------^  |
-//!                  | writes control, chat; sends media <------------'  bounded queues, one set per connection
+//! accept -> admission (owns the Gate) -> one task per connection: handshake, then by the key that was proved
+//!              a device:   hello -> the room's task (owns a `proto::room::Room`)
+//!                            | reads control, chat, datagrams  ------------^  |
+//!                            | writes control, chat; sends media <------------'  bounded queues, one set per connection
+//!              a stranger: pairing, which reaches the registry and nothing else
+//! registry thread (owns devices and invites, SQLite) <- connections, control socket
+//! keys task (owns the relay's keys) -> announcements to all clients, TLS of new connections
 //! ```
 
 pub mod config;
 mod connection;
-mod devices;
+pub mod control;
+mod keys;
+mod lan;
+mod members;
+mod pairing;
+mod registry;
 mod room;
 mod rooms;
 mod sender;

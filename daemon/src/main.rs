@@ -1,16 +1,19 @@
 //! vchatd: the relay of a vchat.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use vchatd::config::{Config, Flags, LogFormat};
+use vchatd::config::{Config, Flags, LogFormat, Output, Task};
+use vchatd::control::{self, AskError, Request};
 use vchatd::server::Server;
 
 fn main() -> ExitCode {
     let config = match Flags::parse().resolve() {
-        Ok(config) => config,
+        Ok(Task::Run(config)) => *config,
+        Ok(Task::Ask { control, request, output }) => return ask(&control, &request, output),
         Err(e) => return fail(2, &e),
     };
     start_log(config.log);
@@ -27,8 +30,28 @@ async fn run(config: Config) -> anyhow::Result<()> {
     for addr in server.local_addrs() {
         say(&format!("listening on {addr}"));
     }
-    server.run(stop_signal()?).await;
-    Ok(())
+    if let Some(link) = server.first_invite().await? {
+        say(&format!(
+            "nobody is paired yet; the administrator comes in, within an hour, by\n  vchat-client {link}"
+        ));
+    }
+    server.run(stop_signal()?).await
+}
+
+/// Passes a command on to the running relay.
+fn ask(control: &Path, request: &Request, output: Output) -> ExitCode {
+    match control::ask(control, request) {
+        Ok(answer) => {
+            let shown = control::show(request, &answer, output, std::io::stdout().is_terminal());
+            say(&shown.text);
+            if !shown.hint.is_empty() {
+                eprintln!("{}", shown.hint);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(e @ AskError::NotRunning { .. }) => fail(3, &e),
+        Err(e @ AskError::Failed(_)) => fail(1, &e),
+    }
 }
 
 /// Resolves when the service manager or the user wants the daemon to stop.

@@ -1,53 +1,80 @@
 //! The running relay: sockets, admission, stop.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vchat_certs::identity::Identity;
 use vchat_certs::pin::Pin;
+use vchat_proto::admission::{Gate, Limits, Outcome, Ticket, Verdict};
 use vchat_proto::wire::close::CloseCode;
 
 use crate::config::Config;
 use crate::connection;
-use crate::devices::Devices;
+use crate::control::{self, Door, Office};
+use crate::keys::{self, Keys, Shown};
+use crate::lan;
+use crate::members::Members;
+use crate::registry::{Ledger, Registry};
 use crate::rooms::Rooms;
 
 /// A relay whose sockets are open.
 pub struct Server {
     endpoints: Vec<quinn::Endpoint>,
     addrs: Vec<SocketAddr>,
-    pin: Pin,
-    context: Arc<Shared>,
+    keys: Keys,
+    rotate: mpsc::Receiver<keys::Command>,
+    door: Door,
+    config: Config,
+    shared: Arc<Shared>,
+    registry_ended: oneshot::Receiver<()>,
 }
 
 /// What every connection of a relay shares.
 pub(crate) struct Shared {
     pub(crate) rooms: Rooms,
-    pub(crate) devices: Mutex<Devices>,
+    pub(crate) members: Members,
+    pub(crate) registry: Registry,
+    pub(crate) keys: watch::Receiver<Shown>,
+    /// Overflow: a look at the keys that nobody waits for is dropped, another is to come.
+    pub(crate) rotate: mpsc::Sender<keys::Command>,
+    /// Whether a key that nobody knows is let in and becomes a device.
+    pub(crate) trust_on_first_use: bool,
     /// The zero of the relay's clock.
     pub(crate) started: Instant,
 }
 
 impl Server {
-    /// Loads or makes the relay's identity and opens its sockets. Needs a tokio runtime.
+    /// Loads or makes the relay's identity and its list of devices, and opens its sockets. Needs a tokio runtime.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let state = &config.state_dir;
-        let identity = Identity::load_or_create(state)?;
-        let devices = Devices::open(state)?;
+        let ledger = Ledger::open(&config.state_dir)?;
+        let (registry, registry_ended) = Registry::start(ledger).context("cannot start a thread")?;
+        let keys = Keys::load(config.state_dir.clone(), registry.clone()).await?;
+        let shown = keys.shown();
         let (mut endpoints, mut addrs) = (Vec::new(), Vec::new());
         for addr in &config.listen {
-            let tls = vchat_certs::tls::server_config(&identity).context("cannot set up TLS")?;
+            let tls =
+                vchat_certs::tls::server_config(&shown.borrow().current).context("cannot set up TLS")?;
             let endpoint = vchat_quic::relay_endpoint(*addr, tls)
                 .with_context(|| format!("cannot listen on {addr}/udp"))?;
             addrs.push(endpoint.local_addr()?);
             endpoints.push(endpoint);
         }
-        let context =
-            Shared { rooms: Rooms::default(), devices: Mutex::new(devices), started: Instant::now() };
-        Ok(Self { endpoints, addrs, pin: identity.pin(), context: Arc::new(context) })
+        let door = Door::open(&config.control)?;
+        let (rotate, rotate_in) = mpsc::channel(COMMANDS);
+        let shared = Shared {
+            rooms: Rooms::default(),
+            members: Members::default(),
+            registry,
+            keys: shown,
+            rotate,
+            trust_on_first_use: config.trust_on_first_use,
+            started: Instant::now(),
+        };
+        let shared = Arc::new(shared);
+        Ok(Self { endpoints, addrs, keys, rotate: rotate_in, door, config, shared, registry_ended })
     }
 
     /// The addresses bound, with the ports that the system chose.
@@ -58,20 +85,46 @@ impl Server {
 
     /// The pin of the relay's key, for people to compare.
     #[must_use]
-    pub const fn pin(&self) -> Pin {
-        self.pin
+    pub fn pin(&self) -> Pin {
+        self.shared.keys.borrow().current.pin()
+    }
+
+    /// The link by which the first person comes in, as an administrator; none when somebody has come in or is invited.
+    pub async fn first_invite(&self) -> anyhow::Result<Option<String>> {
+        self.office().first_invite().await
     }
 
     /// Serves until `shutdown` resolves, then tells every client and waits a moment for them to hear it.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        tracing::info!(fingerprint = %self.pin, "relay is up; people see this fingerprint when they join first");
-        let mut accepting = JoinSet::new();
-        for endpoint in &self.endpoints {
-            accepting.spawn(accept(endpoint.clone(), self.context.clone()));
+    ///
+    /// # Errors
+    /// The relay cannot go on: its registry has failed.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tracing::info!(fingerprint = %self.pin(), "relay is up");
+        if self.shared.trust_on_first_use {
+            tracing::warn!("whoever reaches the port is let in (--trust-on-first-use)");
         }
-        shutdown.await;
+        let office = self.office();
+        let mut tasks = JoinSet::new();
+        let (incoming, attempts) = mpsc::channel(INCOMING);
+        for endpoint in &self.endpoints {
+            tasks.spawn(accept(endpoint.clone(), incoming.clone()));
+        }
+        tasks.spawn(admit(attempts, self.shared.clone()));
+        tasks.spawn(lan::announce(
+            self.config.mdns,
+            self.addrs.clone(),
+            office.address(),
+            self.shared.keys.clone(),
+        ));
+        tasks.spawn(control::serve(self.door.listener()?, office));
+        tasks.spawn(self.keys.run(self.endpoints.clone(), self.rotate));
+        let failed = tokio::select! {
+            () = shutdown => None,
+            () = self.shared.registry.closed() => Some(crate::registry::Closed),
+        };
         tracing::info!("stopping");
-        accepting.abort_all();
+        // They may hold what is to end below.
+        tasks.shutdown().await;
         for endpoint in &self.endpoints {
             let code = CloseCode::ShuttingDown;
             endpoint.close((code as u32).into(), code.reason().as_bytes());
@@ -80,50 +133,111 @@ impl Server {
             // Whoever does not answer the close in this time notices by its idle timeout.
             drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
         }
+        drop(self.shared);
+        drop(tokio::time::timeout(FAREWELL, self.registry_ended).await);
+        failed.map_or(Ok(()), |e| Err(e.into()))
+    }
+
+    /// What the control socket works on.
+    fn office(&self) -> Office {
+        Office { shared: self.shared.clone(), addrs: self.addrs.clone(), public: self.config.public.clone() }
     }
 }
 
-/// Takes connections; never waits for one of them.
-async fn accept(endpoint: quinn::Endpoint, context: Arc<Shared>) {
+/// A connection attempt that was let as far as the handshake. Reports its outcome once; if nobody says one, the peer is gone and
+/// nothing is held against it.
+pub(crate) struct Attempt {
+    ticket: Option<Ticket>,
+    settled: mpsc::UnboundedSender<(Ticket, Outcome)>,
+}
+
+impl Attempt {
+    pub(crate) fn settle(mut self, outcome: Outcome) {
+        self.report(outcome);
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(ticket) = self.ticket.take() {
+            // Fails only when the relay stops.
+            drop(self.settled.send((ticket, outcome)));
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.report(Outcome::Gone);
+    }
+}
+
+/// Passes connection attempts on as they come. While the one who decides about them is behind, they wait in quinn, which has a
+/// limit and drops what is beyond it.
+async fn accept(endpoint: quinn::Endpoint, incoming: mpsc::Sender<quinn::Incoming>) {
+    while let Some(attempt) = endpoint.accept().await {
+        if incoming.send(attempt).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Decides about connection attempts; never waits for one of them.
+async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared>) {
+    let mut gate = Gate::new(Limits::default());
     let mut connections = JoinSet::new();
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(MAX_HANDSHAKES));
-    while let Some(incoming) = endpoint.accept().await {
+    // As many entries as there are tickets, of which the gate gives out only so many.
+    let (settled, mut outcomes) = mpsc::unbounded_channel();
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            Some((ticket, outcome)) = outcomes.recv() => {
+                gate.settle(Instant::now(), ticket, outcome);
+                continue;
+            }
+            incoming = attempts.recv() => incoming,
+        };
+        let Some(incoming) = incoming else { return };
         while connections.try_join_next().is_some() {}
         if connections.len() >= MAX_CONNECTIONS {
-            incoming.refuse();
-            continue;
-        }
-        let busy = handshakes.available_permits() < MAX_HANDSHAKES - EASY_HANDSHAKES;
-        if busy && !incoming.remote_address_validated() {
-            // Under load an address must show that it is real before it costs a handshake (RFC 9000, section 8.1.2).
-            drop(incoming.retry());
-            continue;
-        }
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
             incoming.ignore();
             continue;
-        };
-        let context = context.clone();
-        connections.spawn(async move {
-            // quinn has no handshake timeout of its own.
-            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await;
-            drop(permit);
-            match handshake {
-                Ok(Ok(connection)) => connection::serve(connection, &context).await,
-                Ok(Err(e)) => tracing::debug!("handshake failed: {e}"),
-                Err(_) => tracing::debug!("handshake timed out"),
+        }
+        let (from, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+        match gate.admit(Instant::now(), from, validated) {
+            Verdict::Accept(ticket) => {
+                let attempt = Attempt { ticket: Some(ticket), settled: settled.clone() };
+                connections.spawn(shake_hands(incoming, attempt, shared.clone()));
             }
-        });
+            // Under load an address must show that it is real before it costs a handshake (RFC 9000, section 8.1.2).
+            Verdict::Retry => drop(incoming.retry()),
+            Verdict::Refuse => incoming.refuse(),
+            Verdict::Ignore => incoming.ignore(),
+        }
+    }
+}
+
+async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Shared>) {
+    let validated = incoming.remote_address_validated();
+    // quinn has no handshake timeout of its own.
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await {
+        Ok(Ok(connection)) => connection::serve(connection, &shared, attempt).await,
+        Ok(Err(e)) => {
+            tracing::debug!("handshake failed: {e}");
+            attempt.settle(Outcome::Failed { proven: validated });
+        }
+        Err(_) => {
+            tracing::debug!("handshake timed out");
+            attempt.settle(Outcome::Failed { proven: validated });
+        }
     }
 }
 
 /// A handshake is two round trips; a client that needs longer has no usable path for a call.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes under way before addresses must be validated.
-const EASY_HANDSHAKES: usize = 32;
-/// Handshakes under way at all; each costs some 0.3 ms of signatures and 20 kB.
-const MAX_HANDSHAKES: usize = 512;
-/// Connections of one socket: with the limits on streams and datagrams at most some 5 GB in the very worst case.
+/// Attempts between sockets and admission: those of a millisecond under a flood.
+const INCOMING: usize = 64;
+/// Requests to the keeper of the keys.
+const COMMANDS: usize = 16;
+/// Connections of a relay: with the limits on streams and datagrams at most some 5 GB in the very worst case.
 const MAX_CONNECTIONS: usize = 4096;
 /// A round trip to anywhere, so that the farewell and its acknowledgement pass.
 const FAREWELL: Duration = Duration::from_millis(500);

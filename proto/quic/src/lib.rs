@@ -18,14 +18,22 @@ use vchat_proto::wire::limits::{IDLE_TIMEOUT, KEEP_ALIVE};
 /// few: at 1 Mb/s this is a quarter of a second, and an unblocked connection holds next to none.
 pub const SEND_BUFFER: usize = 32 * 1024;
 
+/// Streams that a client may open once it is in a room: control and chat, and room for later kinds.
+pub const STREAMS: u32 = 4;
+
 /// Opens the UDP socket and the endpoint of a relay.
 pub fn relay_endpoint(addr: SocketAddr, tls: rustls::ServerConfig) -> Result<quinn::Endpoint, EndpointError> {
+    endpoint(addr, Some(relay_config(tls)?)).map_err(EndpointError::Socket)
+}
+
+/// How a relay meets new connections; for an endpoint that is to show another certificate from now on.
+pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport(None)));
     // Connections that nobody has looked at yet hold next to nothing: without 0-RTT there is no early data.
     config.max_incoming(1024).incoming_buffer_size(16 * 1024).incoming_buffer_size_total(4 << 20);
-    endpoint(addr, Some(config)).map_err(EndpointError::Socket)
+    Ok(config)
 }
 
 /// Opens a UDP socket and the endpoint of a client, of the address family of `relay`.
@@ -82,8 +90,8 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .keep_alive_interval(keep_alive)
-        // The control and the chat stream, and room for a later kind.
-        .max_concurrent_bidi_streams(VarInt::from_u32(4))
+        // The control and the chat stream; a relay allows STREAMS to those it has let in.
+        .max_concurrent_bidi_streams(VarInt::from_u32(2))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         // The defaults would let each peer make us hold 260 MB; streams carry only small messages.
         .stream_receive_window(VarInt::from_u32(128 * 1024))

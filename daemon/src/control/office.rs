@@ -1,0 +1,187 @@
+//! What the relay does for its operator.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use vchat_certs::authority::{Authority, DEFAULT_PORT};
+use vchat_certs::invite::Link;
+use vchat_proto::id::{DisplayName, RoomName};
+use vchat_proto::wire::close::CloseCode;
+
+use super::{Invite, Reply, Request};
+use crate::keys::{self, Progress};
+use crate::registry::{Device, Grant, OpenInvites, Role, SelectError, unix_now};
+use crate::server::Shared;
+
+/// Carries out requests of people who may make them.
+#[derive(Clone)]
+pub(crate) struct Office {
+    pub(crate) shared: Arc<Shared>,
+    /// The addresses bound.
+    pub(crate) addrs: Vec<SocketAddr>,
+    /// What the operator says people call this relay.
+    pub(crate) public: Option<Authority>,
+}
+
+impl Office {
+    pub(crate) async fn handle(&self, request: Request) -> Reply {
+        let done = match request {
+            Request::Invite(invite) => self.invite(invite).await,
+            Request::Invites => self.open_invites().await,
+            Request::CancelInvites => self.cancel_invites().await,
+            Request::Devices => self.devices().await,
+            Request::Rename { device, name } => self.rename(device, &name).await,
+            Request::Revoke { device } => self.revoke(device).await,
+            Request::Key => self.keys(keys::Command::Show).await,
+            Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
+        };
+        done.map_or_else(|e| Reply::Failed(format!("{e:#}")), Reply::Done)
+    }
+
+    /// The link for the very first person, an administrator, if one is needed.
+    pub(crate) async fn first_invite(&self) -> anyhow::Result<Option<String>> {
+        let needed = |l: &mut crate::registry::Ledger| l.needs_first_invite(unix_now(), Instant::now());
+        if !self.shared.registry.ask(needed).await?? {
+            return Ok(None);
+        }
+        let invite = Invite { uses: 1, ttl_s: FIRST_SECONDS, admin: true, ..Invite::default() };
+        let made = self.invite(invite).await?;
+        Ok(made["link"].as_str().map(str::to_owned))
+    }
+
+    async fn invite(&self, invite: Invite) -> anyhow::Result<Value> {
+        ensure!((1..=MAX_USES).contains(&invite.uses), "an invite is for 1 to {MAX_USES} devices");
+        ensure!(
+            (MIN_SECONDS..=MAX_SECONDS).contains(&invite.ttl_s),
+            "an invite is good for a minute to 90 days"
+        );
+        ensure!(invite.rooms.len() <= MAX_ROOMS, "an invite is for at most {MAX_ROOMS} rooms");
+        let rooms = invite.rooms.iter().map(|name| RoomName::parse(name));
+        let rooms = rooms.collect::<Result<Vec<_>, _>>().context("this is no name for a room")?;
+        let grant = Grant { role: if invite.admin { Role::Admin } else { Role::Member }, rooms };
+        let now = unix_now();
+        if invite.code {
+            let made =
+                self.shared.registry.ask(move |l| l.invite_by_code(now, Instant::now(), grant)).await??;
+            let relay = self.called(None).to_string();
+            let code = made.secret.to_string();
+            return Ok(json!({"link": null, "code": code, "expires": rfc3339(made.expires), "relay": relay}));
+        }
+        let host = invite.host.map(|host| host.parse::<Authority>()).transpose()?;
+        let relay = self.called(host);
+        let (seconds, uses) = (invite.ttl_s, invite.uses);
+        let made = self.shared.registry.ask(move |l| l.invite(now, seconds, uses, &grant)).await??;
+        let pin = self.shared.keys.borrow().current.pin();
+        let link = Link { relay, pin, token: made.secret };
+        Ok(json!({"link": link.to_string(), "code": null, "expires": rfc3339(made.expires), "uses": uses}))
+    }
+
+    async fn open_invites(&self) -> anyhow::Result<Value> {
+        let open = self.shared.registry.ask(|l| l.open_invites(unix_now(), Instant::now())).await??;
+        Ok(invites(open))
+    }
+
+    async fn cancel_invites(&self) -> anyhow::Result<Value> {
+        let cancelled = self.shared.registry.ask(|l| l.cancel_invites(unix_now(), Instant::now())).await??;
+        Ok(invites(cancelled))
+    }
+
+    async fn devices(&self) -> anyhow::Result<Value> {
+        let devices = self.shared.registry.ask(|l| l.devices()).await??;
+        Ok(devices.iter().map(|device| self.describe(device)).collect())
+    }
+
+    async fn rename(&self, device: String, name: &str) -> anyhow::Result<Value> {
+        let name = DisplayName::parse(name).context("this is no name for a device")?;
+        let renamed = self.shared.registry.ask(move |l| l.rename(&device, &name)).await?;
+        Ok(self.describe(&renamed?))
+    }
+
+    /// First the list, then the connections: one that comes in between is either refused or found.
+    async fn revoke(&self, device: String) -> anyhow::Result<Value> {
+        let revoked: Result<Device, SelectError> =
+            self.shared.registry.ask(move |l| l.revoke(unix_now(), &device)).await?;
+        let revoked = revoked?;
+        let cut = self.shared.members.cut(revoked.pin, CloseCode::Revoked);
+        tracing::info!(fingerprint = %revoked.pin, connections = cut, "revoked a device");
+        // One device fewer to wait for.
+        drop(self.shared.rotate.try_send(keys::Command::Look));
+        let mut description = self.describe(&revoked);
+        description["cut"] = cut.into();
+        Ok(description)
+    }
+
+    async fn keys(
+        &self,
+        command: impl FnOnce(oneshot::Sender<anyhow::Result<Progress>>) -> keys::Command,
+    ) -> anyhow::Result<Value> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.rotate.send(command(answer)).await.context("the relay is stopping")?;
+        let Progress { shown, known, devices } = answered.await.context("the relay is stopping")??;
+        Ok(json!({
+            "pin": shown.current.pin().to_string(),
+            "next": shown.next.as_ref().map(|next| json!({
+                "pin": next.pin.to_string(), "known_by": known, "devices": devices,
+                "switch_at": rfc3339(next.switch_at),
+            })),
+        }))
+    }
+
+    fn describe(&self, device: &Device) -> Value {
+        let rooms: Vec<&str> = device.rooms.iter().map(RoomName::as_str).collect();
+        json!({
+            "pin": device.pin.to_string(), "name": device.name, "role": device.role, "rooms": rooms,
+            "created": rfc3339(device.created), "last_seen": device.last_seen.map(rfc3339),
+            "revoked": device.revoked.map(rfc3339), "connections": self.shared.members.count(device.pin),
+        })
+    }
+
+    /// How a link calls this relay: as the operator says, or else by the address that the machine would be reached at.
+    fn called(&self, host: Option<Authority>) -> Authority {
+        let port = self.addrs.first().map_or(DEFAULT_PORT, SocketAddr::port);
+        host.or_else(|| self.public.clone())
+            .unwrap_or_else(|| Authority { host: self.address().to_string(), port })
+    }
+
+    /// The address at which this machine is reached, as far as it knows.
+    pub(crate) fn address(&self) -> IpAddr {
+        let bound = self.addrs.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
+        if bound.is_unspecified() { own_address(bound) } else { bound.to_canonical() }
+    }
+}
+
+/// The address from which this machine would talk to the world; nothing is sent. A machine without a way there is reached by
+/// itself alone.
+fn own_address(family: IpAddr) -> IpAddr {
+    let from = |any: IpAddr, documentation: IpAddr| {
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((documentation, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    // Addresses that are nobody's (RFC 5737, RFC 3849). IPv4 first: it is what people have at home.
+    let v4 = || from(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(198, 51, 100, 1).into());
+    let v6 = || from(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
+    v4().or_else(|| if family.is_ipv6() { v6() } else { None }).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+fn invites(open: OpenInvites) -> Value {
+    json!({"links": open.links, "codes": open.codes})
+}
+
+fn rfc3339(unix: u64) -> String {
+    let time =
+        i64::try_from(unix).ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0)).unwrap_or_default();
+    time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+/// How long the first person has to come in; a relay that is started later than that makes another invite.
+const FIRST_SECONDS: u64 = 3600;
+/// Devices of one invite: a large class.
+const MAX_USES: u32 = 1000;
+const MIN_SECONDS: u64 = 60;
+const MAX_SECONDS: u64 = 90 * 24 * 3600;
+const MAX_ROOMS: usize = 32;

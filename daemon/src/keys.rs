@@ -1,0 +1,184 @@
+//! The relay's keys: the present one, and the next one while it is announced.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot, watch};
+use vchat_certs::identity::Identity;
+use vchat_certs::pin::Pin;
+use vchat_certs::rotation::NextKey;
+use vchat_proto::wire::pb;
+
+use crate::registry::{Registry, unix_now};
+
+/// What the relay shows of its keys at a time.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) current: Identity,
+    pub(crate) next: Option<Next>,
+}
+
+/// The next key, as it is announced.
+#[derive(Clone)]
+pub(crate) struct Next {
+    pub(crate) pin: Pin,
+    announcement: NextKey,
+    /// When it takes over at the latest, in seconds since 1970.
+    pub(crate) switch_at: u64,
+}
+
+impl Shown {
+    /// What clients are told.
+    pub(crate) fn announcement(&self) -> pb::NextKey {
+        self.next.as_ref().map_or_else(pb::NextKey::default, |next| pb::NextKey {
+            spki: next.announcement.spki.clone(),
+            signature: next.announcement.signature.clone(),
+        })
+    }
+}
+
+/// How far a change of the key has come.
+pub(crate) struct Progress {
+    pub(crate) shown: Shown,
+    /// Devices that know the next key, and devices at all.
+    pub(crate) known: u64,
+    pub(crate) devices: u64,
+}
+
+/// What the task is asked.
+pub(crate) enum Command {
+    Show(oneshot::Sender<anyhow::Result<Progress>>),
+    /// Announce a next key; `now`: switch to it at once, whoever knows it.
+    Rotate {
+        now: bool,
+        answer: oneshot::Sender<anyhow::Result<Progress>>,
+    },
+    /// Something happened after which the next key may take over.
+    Look,
+}
+
+/// The task that owns the keys.
+pub(crate) struct Keys {
+    state_dir: PathBuf,
+    registry: Registry,
+    shown: watch::Sender<Shown>,
+    endpoints: Vec<quinn::Endpoint>,
+}
+
+impl Keys {
+    /// Loads the keys, or makes the first one. Ends a change that a crash interrupted.
+    pub(crate) async fn load(state_dir: PathBuf, registry: Registry) -> anyhow::Result<Self> {
+        let current = Identity::load_or_create(&state_dir)?;
+        let next = match Identity::load_next(&state_dir)? {
+            None => None,
+            Some(next) => {
+                let switch_at = registry.ask(|l| l.number(SWITCH_AT)).await??;
+                Some(announce(&current, &next, switch_at.unwrap_or_else(latest_switch))?)
+            }
+        };
+        let (shown, _) = watch::channel(Shown { current, next });
+        Ok(Self { state_dir, registry, shown, endpoints: Vec::new() })
+    }
+
+    pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
+    }
+
+    /// Serves until nobody can ask any more. New connections of `endpoints` meet the new key after a switch; those that
+    /// stand go on.
+    pub(crate) async fn run(
+        mut self,
+        endpoints: Vec<quinn::Endpoint>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        self.endpoints = endpoints;
+        loop {
+            let waiting = self.shown.borrow().next.is_some();
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                // By the time of day, which may jump: hence no timer for the moment itself.
+                () = tokio::time::sleep(LOOK), if waiting => Some(Command::Look),
+            };
+            match command {
+                None => return,
+                Some(Command::Show(answer)) => drop(answer.send(self.progress().await)),
+                Some(Command::Rotate { now, answer }) => drop(answer.send(self.rotate(now).await)),
+                Some(Command::Look) => {
+                    if let Err(e) = self.switch_when_ready().await {
+                        tracing::error!("cannot change the relay's key: {e:#}");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn rotate(&self, now: bool) -> anyhow::Result<Progress> {
+        if self.shown.borrow().next.is_none() {
+            let next = Identity::create_next(&self.state_dir)?;
+            let switch_at = latest_switch();
+            self.registry.ask(move |l| l.set_number(SWITCH_AT, Some(switch_at))).await??;
+            let current = self.shown.borrow().current.clone();
+            let next = announce(&current, &next, switch_at)?;
+            tracing::info!(next = %next.pin, "announcing the relay's next key");
+            self.shown.send_modify(|shown| shown.next = Some(next));
+        }
+        if now {
+            self.switch().await?;
+        } else {
+            self.switch_when_ready().await?;
+        }
+        self.progress().await
+    }
+
+    async fn progress(&self) -> anyhow::Result<Progress> {
+        let shown = self.shown.borrow().clone();
+        let pin = shown.next.as_ref().map_or(Pin([0; 32]), |next| next.pin);
+        let (known, devices) = self.registry.ask(move |l| l.next_key_known(pin)).await??;
+        Ok(Progress { shown, known, devices })
+    }
+
+    /// The next key takes over when every device knows it and no invite names the present one, or when its time has come.
+    async fn switch_when_ready(&self) -> anyhow::Result<()> {
+        let Some(next) = self.shown.borrow().next.clone() else { return Ok(()) };
+        let now = unix_now();
+        let (known, devices) = self.registry.ask(move |l| l.next_key_known(next.pin)).await??;
+        let open = self.registry.ask(move |l| l.open_invites(now, std::time::Instant::now())).await??;
+        if (known >= devices && open.links == 0) || now >= next.switch_at {
+            self.switch().await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn switch(&self) -> anyhow::Result<()> {
+        Identity::promote_next(&self.state_dir)?;
+        let current = Identity::load_or_create(&self.state_dir)?;
+        for endpoint in &self.endpoints {
+            let tls = vchat_certs::tls::server_config(&current).context("cannot set up TLS")?;
+            endpoint.set_server_config(Some(vchat_quic::relay_config(tls)?));
+        }
+        tracing::info!(fingerprint = %current.pin(), "the relay has a new key");
+        self.shown.send_replace(Shown { current, next: None });
+        self.registry.ask(|l| l.set_number(SWITCH_AT, None)).await??;
+        Ok(())
+    }
+}
+
+fn announce(current: &Identity, next: &Identity, switch_at: u64) -> anyhow::Result<Next> {
+    let announcement = NextKey::announce(current.pin(), next).context("cannot announce the next key")?;
+    Ok(Next { pin: next.pin(), announcement, switch_at })
+}
+
+fn latest_switch() -> u64 {
+    unix_now().saturating_add(PATIENCE_SECONDS)
+}
+
+/// The name under which the registry keeps when to switch.
+const SWITCH_AT: &str = "key-switch-at";
+
+/// Devices that were not here for so long need a new invite: a month, as long as holidays last.
+const PATIENCE_SECONDS: u64 = 30 * 24 * 3600;
+
+/// How often the time of day is looked at while a next key waits.
+const LOOK: Duration = Duration::from_secs(60);
