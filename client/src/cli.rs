@@ -1,9 +1,14 @@
 //! What the client is told on its command line, checked once.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vchat_certs::authority::{Authority, AuthorityError};
+use vchat_certs::code::Code;
+use vchat_certs::invite::{Link, LinkError};
 use vchat_proto::id::{DisplayName, RoomName};
 use vchat_proto::units::Bitrate;
 
@@ -19,10 +24,13 @@ use crate::video::encoder::Kind;
     about,
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
-        vchat-client --relay relay.example.org --room team --name Ann\n  \
+        vchat-client vchat://relay.example.org:4433/#…        come in by an invite link\n  \
+        vchat-client --relay relay.example.org --name Ann     every time after that\n  \
+        vchat-client --relay auto                             the relay of this local network\n  \
+        vchat-client pair --relay HOST --code 4-1234-5678     pair by a spoken code\n  \
         vchat-client --relay localhost --camera test --mic tone\n\n\
         Keys in the window: M mute, V camera, C chat panel, S statistics, Enter write, F1 help, Q quit.\n\
-        Exit codes: 0 ok, 2 wrong usage, 3 relay not reachable, 4 refused or not the relay that is trusted,\n\
+        Exit codes: 0 ok, 2 wrong usage, 3 relay not reachable, 4 not paired, refused or another key than known,\n\
         5 no usable device, 1 anything else. Logs go to stderr; RUST_LOG sets the level (default: warn)."
 )]
 pub struct Cli {
@@ -34,6 +42,26 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
+    /// Let a relay and this device know each other, without a call
+    #[command(after_help = "Examples:\n  \
+        vchat-client pair vchat://relay.example.org:4433/#…\n  \
+        vchat-client pair --relay relay.example.org --code 4-1234-5678")]
+    Pair {
+        /// An invite link, as `vchatd invite` prints it
+        #[arg(value_name = "INVITE-LINK", value_parser = invite_link, required_unless_present = "code", conflicts_with = "code")]
+        link: Option<Link>,
+        /// The relay, instead of the one that the link names; `auto`: the one on this local network [port default: 4433]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        relay: Option<Target>,
+        /// A spoken code, as `vchatd invite --code` prints it
+        #[arg(long, value_name = "CODE", requires = "relay")]
+        code: Option<Code>,
+        /// How the relay's operator sees this device [default: the user's name]
+        #[arg(long, value_parser = name)]
+        name: Option<DisplayName>,
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
     /// List cameras, microphones and speakers
     Devices {
         /// As one JSON object
@@ -43,13 +71,31 @@ enum Sub {
 }
 
 #[derive(Debug, Args)]
+struct DirArgs {
+    /// Where this device's key is kept [default: $XDG_CONFIG_HOME/vchat or ~/.config/vchat]
+    #[arg(long, env = "VCHAT_CONFIG_DIR", value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+    /// Where the keys of known relays are kept [default: $XDG_STATE_HOME/vchat or ~/.local/state/vchat]
+    #[arg(long, env = "VCHAT_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct CallArgs {
-    /// The relay to call through [port default: 4433]
-    #[arg(long, env = "VCHAT_RELAY", value_name = "HOST[:PORT]")]
-    relay: Option<String>,
-    /// The room to join; everybody who names the same room is in the same call
-    #[arg(long, default_value = "lobby", value_parser = room)]
-    room: RoomName,
+    /// An invite link: pairs if need be, then joins
+    #[arg(value_name = "INVITE-LINK", value_parser = invite_link)]
+    link: Option<Link>,
+    /// The relay to call through; `auto`: the one on this local network that this device is paired with
+    /// [port default: 4433] [env: VCHAT_RELAY]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    relay: Option<Target>,
+    /// The room to join; everybody who names the same room is in the same call [default: the one of the invite, or else
+    /// lobby]
+    #[arg(long, value_parser = room)]
+    room: Option<RoomName>,
+    /// Accept the key of a relay that was never met, and remember it. Only where nobody can be in between
+    #[arg(long)]
+    trust_on_first_use: bool,
     /// The name that the others see [default: the user's]
     #[arg(long, value_parser = name)]
     name: Option<DisplayName>,
@@ -83,12 +129,8 @@ struct CallArgs {
     /// Print what happens to stdout, one JSON object a line
     #[arg(long, value_name = "json")]
     events: Option<EventFormat>,
-    /// Where this device's key is kept [default: $XDG_CONFIG_HOME/vchat or ~/.config/vchat]
-    #[arg(long, env = "VCHAT_CONFIG_DIR", value_name = "DIR")]
-    config_dir: Option<PathBuf>,
-    /// Where the keys of known relays are kept [default: $XDG_STATE_HOME/vchat or ~/.local/state/vchat]
-    #[arg(long, env = "VCHAT_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    dirs: DirArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -101,6 +143,8 @@ enum EventFormat {
 pub enum Task {
     /// Join a call.
     Call(Box<Config>),
+    /// Pair with a relay.
+    Pair(Box<PairConfig>),
     /// List devices.
     Devices {
         /// As JSON.
@@ -108,13 +152,50 @@ pub enum Task {
     },
 }
 
+/// A checked pairing.
+#[derive(Clone, Debug)]
+pub struct PairConfig {
+    /// Where the relay is.
+    pub relay: Target,
+    /// What lets us in.
+    pub invite: Invite,
+    /// How the relay's operator sees this device.
+    pub name: DisplayName,
+    /// Where the identity is kept.
+    pub config_dir: PathBuf,
+    /// Where known relays are kept.
+    pub state_dir: PathBuf,
+}
+
+/// What lets a device in.
+#[derive(Clone, Debug)]
+pub enum Invite {
+    /// A link, which also says who the relay is.
+    Link(Link),
+    /// A spoken code.
+    Code(Code),
+}
+
+/// Where a relay is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// There.
+    Relay(Authority),
+    /// On the local network.
+    Lan,
+}
+
 /// A checked call.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The relay.
-    pub relay: Authority,
-    /// The room.
-    pub room: RoomName,
+    pub relay: Target,
+    /// The link to pair by before the call.
+    pub invite: Option<Link>,
+    /// Whether a key that was never met is accepted.
+    pub trust_on_first_use: bool,
+    /// The room; none for the one that the relay chooses.
+    pub room: Option<RoomName>,
     /// What the others see.
     pub name: DisplayName,
     /// Where pictures come from.
@@ -154,35 +235,31 @@ pub enum DisplaySpec {
     Y4m(PathBuf),
 }
 
-/// Host and port of a relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
-    /// Name or address, without brackets.
-    pub host: String,
-    /// UDP port.
-    pub port: u16,
-}
-
 impl Cli {
     /// Checks what clap could not. The error is one line for the user.
     pub fn resolve(self) -> Result<Task, String> {
-        if let Some(Sub::Devices { json }) = self.command {
-            return Ok(Task::Devices { json });
+        match self.command {
+            Some(Sub::Devices { json }) => return Ok(Task::Devices { json }),
+            Some(Sub::Pair { link, relay, code, name, dirs }) => {
+                return pairing(link, code, relay, name, dirs).map(|config| Task::Pair(Box::new(config)));
+            }
+            None => {}
         }
         let args = self.call;
-        let relay =
-            args.relay.ok_or("no relay: say where to call, as in --relay HOST (or set VCHAT_RELAY)")?;
-        let home = std::env::var_os("HOME");
-        let dir = |given: Option<PathBuf>, xdg: &str, below_home: &str, flag: &str| {
-            given
-                .or_else(|| {
-                    std::env::var_os(xdg).filter(|d| !d.is_empty()).map(|d| Path::new(&d).join("vchat"))
-                })
-                .or_else(|| home.as_ref().map(|h| Path::new(h).join(below_home).join("vchat")))
-                .ok_or_else(|| format!("$HOME is not set; name a directory with {flag} DIR"))
+        // Not by clap: in the environment it is for those who name no relay, a link included.
+        let environment = || std::env::var("VCHAT_RELAY").ok().filter(|relay| !relay.is_empty());
+        let relay = match (args.relay, &args.link) {
+            (Some(relay), _) => relay,
+            (None, Some(link)) => Target::Relay(link.relay.clone()),
+            (None, None) => {
+                environment().ok_or(NO_RELAY)?.parse().map_err(|e: AuthorityError| e.to_string())?
+            }
         };
+        let (config_dir, state_dir) = args.dirs.resolve()?;
         Ok(Task::Call(Box::new(Config {
-            relay: Authority::parse(&relay)?,
+            relay,
+            invite: args.link,
+            trust_on_first_use: args.trust_on_first_use,
             room: args.room,
             name: args.name.unwrap_or_else(user_name),
             camera: args.camera,
@@ -195,43 +272,65 @@ impl Cli {
             max_bitrate: args.max_bitrate,
             duration: args.duration,
             events: args.events.is_some(),
-            config_dir: dir(args.config_dir, "XDG_CONFIG_HOME", ".config", "--config-dir")?,
-            state_dir: dir(args.state_dir, "XDG_STATE_HOME", ".local/state", "--state-dir")?,
+            config_dir,
+            state_dir,
         })))
     }
 }
 
-impl Authority {
-    /// Parses `HOST`, `HOST:PORT`, an IPv6 address, or `[IPv6]:PORT`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no relay: give HOST or HOST:PORT, as in relay.example.org:4433");
-        let port = |p: &str| p.parse().ok().filter(|p| *p != 0).ok_or_else(wrong);
-        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-            let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
-            match rest.strip_prefix(':') {
-                Some(p) => (host, port(p)?),
-                None if rest.is_empty() => (host, DEFAULT_PORT),
-                None => return Err(wrong()),
-            }
-        } else {
-            match text.split_once(':') {
-                Some((host, p)) if !p.contains(':') => (host, port(p)?),
-                _ => (text, DEFAULT_PORT),
-            }
+fn pairing(
+    link: Option<Link>,
+    code: Option<Code>,
+    relay: Option<Target>,
+    name: Option<DisplayName>,
+    dirs: DirArgs,
+) -> Result<PairConfig, String> {
+    let named = link.as_ref().map(|link| Target::Relay(link.relay.clone()));
+    let relay = relay.or(named).ok_or(NO_RELAY)?;
+    let invite =
+        link.map(Invite::Link).or(code.map(Invite::Code)).ok_or("no invite: give a link or --code CODE")?;
+    let (config_dir, state_dir) = dirs.resolve()?;
+    Ok(PairConfig { relay, invite, name: name.unwrap_or_else(user_name), config_dir, state_dir })
+}
+
+impl DirArgs {
+    /// The directories of the identity and of known relays.
+    fn resolve(self) -> Result<(PathBuf, PathBuf), String> {
+        let home = std::env::var_os("HOME");
+        let dir = |given: Option<PathBuf>, xdg: &str, below_home: &str, flag: &str| {
+            given
+                .or_else(|| {
+                    std::env::var_os(xdg).filter(|d| !d.is_empty()).map(|d| Path::new(&d).join("vchat"))
+                })
+                .or_else(|| home.as_ref().map(|h| Path::new(h).join(below_home).join("vchat")))
+                .ok_or_else(|| format!("$HOME is not set; name a directory with {flag} DIR"))
         };
-        let strange = |c: char| c.is_whitespace() || c.is_control() || "/[]@?#".contains(c);
-        if host.is_empty() || host.contains(strange) {
-            return Err(wrong());
-        }
-        Ok(Self { host: host.to_ascii_lowercase(), port })
+        Ok((
+            dir(self.config_dir, "XDG_CONFIG_HOME", ".config", "--config-dir")?,
+            dir(self.state_dir, "XDG_STATE_HOME", ".local/state", "--state-dir")?,
+        ))
     }
 }
 
-impl std::fmt::Display for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+impl FromStr for Target {
+    type Err = AuthorityError;
+
+    fn from_str(text: &str) -> Result<Self, AuthorityError> {
+        if text == "auto" { Ok(Self::Lan) } else { text.parse().map(Self::Relay) }
     }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relay(relay) => relay.fmt(f),
+            Self::Lan => f.write_str("on this local network"),
+        }
+    }
+}
+
+fn invite_link(text: &str) -> Result<Link, String> {
+    text.parse().map_err(|e: LinkError| e.to_string())
 }
 
 fn room(text: &str) -> Result<RoomName, String> {
@@ -285,8 +384,8 @@ fn user_name() -> DisplayName {
         .unwrap_or_else(|| unreachable!("'guest' is a name"))
 }
 
-/// The port of vchat relays.
-const DEFAULT_PORT: u16 = 4433;
+const NO_RELAY: &str =
+    "no relay: say where to call, as in --relay HOST (or set VCHAT_RELAY), or open an invite link";
 /// Below this even the smallest picture is unreadable.
 const MIN_BPS: f64 = 50e3;
 /// What a relay takes from one participant.
@@ -309,30 +408,10 @@ mod tests {
     }
 
     #[test]
-    fn relays_are_hosts_with_or_without_a_port() {
-        for (text, host, port) in [
-            ("relay.example", "relay.example", 4433),
-            ("Relay.Example:99", "relay.example", 99),
-            ("10.0.0.1:5", "10.0.0.1", 5),
-            ("::1", "::1", 4433),
-            ("[::1]:7", "::1", 7),
-            ("[fe80::2]", "fe80::2", 4433),
-        ] {
-            assert_eq!(Authority::parse(text), Ok(Authority { host: host.into(), port }), "{text}");
-        }
-        for text in ["", ":5", "a:b", "a:0", "a:70000", "a b", "https://x", "[::1", "[::1]x", "x/y"] {
-            assert!(Authority::parse(text).is_err(), "{text}");
-        }
-        assert_eq!(Authority::parse("[::1]:7").map(|a| a.to_string()), Ok("[::1]:7".into()));
-    }
-
-    #[test]
     fn everything_has_a_default_but_the_relay() {
         let c = config(&["--relay", "x"]);
-        assert_eq!(
-            (c.room.as_str(), c.encoder, c.max_bitrate),
-            ("lobby", Kind::Aom, Bitrate::from_kbps(2000))
-        );
+        assert_eq!((c.room, c.encoder, c.max_bitrate), (None, Kind::Aom, Bitrate::from_kbps(2000)));
+        assert_eq!((c.relay.to_string().as_str(), c.trust_on_first_use), ("x:4433", false));
         assert!(task(&[]).is_err_and(|e| e.contains("--relay") || e.contains("VCHAT_RELAY")));
     }
 
@@ -351,8 +430,49 @@ mod tests {
             ["--display", "y4m:"],
             ["--encoder", "x264"],
             ["--events", "xml"],
+            ["--relay", "a b"],
         ] {
             assert!(task(&["--relay", "x", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
+        }
+    }
+
+    const LINK: &str = "vchat://relay.example:4433/#\
+        aeaacaqdaqcqmbyibefawdanbyhraeiscmkbkfqxdamrugy4dupb7jnfuws2ljnfuws2ljnfuws2ljk2ui";
+
+    #[test]
+    fn a_link_says_where_to_call_unless_somebody_knows_better() {
+        let c = config(&[LINK, "--name", "ann"]);
+        assert_eq!(c.relay.to_string(), "relay.example:4433");
+        assert_eq!(c.invite.map(|link| link.to_string()), Some(LINK.into()));
+        let c = config(&[LINK, "--relay", "127.0.0.1:7"]);
+        assert_eq!((c.relay.to_string().as_str(), c.invite.is_some()), ("127.0.0.1:7", true));
+        assert_eq!(config(&["--relay", "auto"]).relay, Target::Lan);
+        let damaged = task(&[&LINK[..LINK.len() - 3]]).expect_err("damaged");
+        assert!(damaged.contains("damaged"), "{damaged}");
+        assert!(task(&["nonsense"]).expect_err("no link").contains("no invite link"));
+    }
+
+    #[test]
+    fn pairing_takes_a_link_or_a_code() {
+        let pair = |args: &[&str]| match task(&[&["pair"], args].concat()) {
+            Ok(Task::Pair(config)) => Ok(*config),
+            Ok(other) => panic!("{other:?}"),
+            Err(e) => Err(e),
+        };
+        let by_link = pair(&[LINK]).expect("a link");
+        assert!(matches!(by_link.invite, Invite::Link(_)));
+        assert_eq!(by_link.relay.to_string(), "relay.example:4433");
+        let by_code = pair(&["--relay", "h", "--code", "4-1234-5678", "--name", "Ann"]).expect("a code");
+        assert!(matches!(by_code.invite, Invite::Code(code) if code.nameplate() == 4));
+        assert_eq!((by_code.relay.to_string().as_str(), by_code.name.as_str()), ("h:4433", "Ann"));
+        for wrong in [
+            &[][..],
+            &["--relay", "h"],
+            &["--code", "4-1234-5678"],
+            &["--relay", "h", "--code", "1234-5678"],
+            &[LINK, "--relay", "h", "--code", "4-1234-5678"],
+        ] {
+            assert!(pair(wrong).is_err(), "{wrong:?}");
         }
     }
 

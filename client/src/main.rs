@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use vchat_client::cli::{Cli, Task};
+use vchat_client::net::{self, PairError};
 use vchat_client::{call, devices};
 
 fn main() -> ExitCode {
@@ -27,10 +28,30 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(e.code(), &e),
         },
+        Task::Pair(config) => match net::pair(&config) {
+            Ok(paired) => {
+                say(&format!("paired with {}, whose fingerprint is {}", paired.relay, paired.pin));
+                if !paired.rooms.is_empty() {
+                    say(&format!("for the rooms: {}", paired.rooms.join(", ")));
+                }
+                say(&format!("now: vchat-client --relay {}", paired.relay));
+                ExitCode::SUCCESS
+            }
+            Err(e) => fail(code(&e), &e),
+        },
         Task::Devices { json } => {
             say(&devices::list(json));
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// The exit code of a failed pairing.
+const fn code(error: &PairError) -> u8 {
+    match error {
+        PairError::Unreachable(..) => 3,
+        PairError::Refused(_) => 4,
+        PairError::Local(_) => 1,
     }
 }
 

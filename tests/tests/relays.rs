@@ -156,6 +156,7 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
         ("a short datagram", good, vec![vec![1]]),
     ];
     for (what, stream, datagrams) in attacks {
+        call.relay.pair("mallory", &call.path("mallory"))?;
         let identity = Identity::load_or_create(&call.path("mallory"))?;
         let (tls, _) = client_config(&identity, ServerTrust::FirstUse, Purpose::Call)?;
         let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;
@@ -174,6 +175,7 @@ async fn nobody_is_harmed_by_garbage() -> anyhow::Result<()> {
         assert_eq!(vchat_quic::close_code(&closed), Some(CloseCode::Protocol), "{what}: {closed}");
     }
     // A client that says nothing is not waited for.
+    call.relay.pair("silent", &call.path("silent"))?;
     let identity = Identity::load_or_create(&call.path("silent"))?;
     let (tls, _) = client_config(&identity, ServerTrust::FirstUse, Purpose::Call)?;
     let endpoint = vchat_quic::client_endpoint(call.relay.address(), tls)?;

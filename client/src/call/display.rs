@@ -19,9 +19,8 @@ impl Display {
     pub(crate) fn open(config: &Config) -> Result<Self, Failure> {
         Ok(match &config.display {
             DisplaySpec::Window => {
-                let title = format!("vchat — {}", config.room.as_str());
                 let window =
-                    Window::open(&title, WIDTH, HEIGHT).map_err(|e| Failure::Device(e.to_string()))?;
+                    Window::open(TITLE, WIDTH, HEIGHT).map_err(|e| Failure::Device(e.to_string()))?;
                 Self::Window(Box::new(window))
             }
             DisplaySpec::Y4m(dir) => {
@@ -44,7 +43,11 @@ impl Display {
     pub(crate) fn show(&mut self, call: &mut Call) -> Result<(), Failure> {
         match self {
             Self::Window(window) => {
-                let shown = window.show(call.scene()).map_err(|e| Failure::Device(e.to_string()))?;
+                let scene = call.scene();
+                if !scene.room.is_empty() {
+                    window.set_title(&format!("{TITLE} — {}", scene.room));
+                }
+                let shown = window.show(scene).map_err(|e| Failure::Device(e.to_string()))?;
                 let now = call.clock.now();
                 shown.pictures.into_iter().for_each(|(tile, version)| call.shown(tile, version, now));
                 shown.actions.into_iter().for_each(|action| call.act(action));
@@ -79,6 +82,8 @@ impl Display {
     }
 }
 
+/// Until the room is known, which is then added to it.
+const TITLE: &str = "vchat";
 /// Fits small laptops with room for a panel of chat beside two tiles.
 const WIDTH: usize = 1100;
 const HEIGHT: usize = 620;

@@ -21,6 +21,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use vchat_proto::session::End;
+use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::limits::MAX_CHAT_TEXT;
 use vchat_proto::wire::pb;
 
@@ -31,7 +32,7 @@ use self::state::Call;
 use crate::audio::{AudioError, Capture, MicSpec, Playback};
 use crate::cli::{Config, DisplaySpec};
 use crate::clock::MediaClock;
-use crate::net::Net;
+use crate::net::{Net, not_paired};
 use crate::news::{News, NewsSender};
 use crate::video::CameraSpec;
 
@@ -72,6 +73,11 @@ impl Failure {
     fn end(end: End, config: &Config) -> Self {
         match end {
             End::Unreachable(why) => Self::Unreachable { relay: config.relay.to_string(), why },
+            End::Refused(CloseCode::NotPaired) => Self::Refused(not_paired(&config.relay, None)),
+            End::Refused(CloseCode::Revoked) => Self::Refused(format!(
+                "the relay {} has revoked this device; only a new invite from its operator lets it in again",
+                config.relay
+            )),
             End::Refused(code) => {
                 Self::Refused(format!("the relay {} closed the call: {}", config.relay, code.reason()))
             }

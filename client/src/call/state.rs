@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vchat_proto::id::{ChatId, ParticipantId};
+use vchat_proto::id::{ChatId, ParticipantId, RoomName};
 use vchat_proto::session::{ChatLine, Event};
 use vchat_proto::stats::Distribution;
 use vchat_proto::units::MediaTime;
@@ -16,7 +16,7 @@ use super::camera::Camera;
 use super::events::Printer;
 use super::peer::{Remote, quantiles, round};
 use crate::audio::{Capture, Playback};
-use crate::cli::Config;
+use crate::cli::{Config, Target};
 use crate::clock::MediaClock;
 use crate::net::{Net, NetNews, NetStats};
 use crate::news::News;
@@ -82,13 +82,19 @@ impl Call {
             playback,
             told: None,
             me: None,
-            scene: Scene { room: config.room.as_str().into(), ..Scene::default() },
+            scene: Scene {
+                room: config.room.as_ref().map_or("", RoomName::as_str).into(),
+                ..Scene::default()
+            },
             self_view: (None, 0),
             lines: Vec::new(),
             show_statistics: false,
             encode_total: Distribution::default(),
             last_net: NetStats::default(),
-            connection: Some(format!("Connecting to {}…", config.relay)),
+            connection: Some(match &config.relay {
+                Target::Lan => "Looking for a relay on this network…".into(),
+                relay => format!("Connecting to {relay}…"),
+            }),
             notice: None,
             statistics: None,
             over: None,
@@ -234,15 +240,29 @@ impl Call {
     fn handle_net(&mut self, news: NetNews) {
         match news {
             NetNews::Event(event) => self.handle_event(event),
-            NetNews::FirstContact { relay, ours } => {
+            NetNews::FirstUse { relay, ours } => {
                 let host = &self.config.relay;
                 eprintln!(
                     "first call through {host}: its key is remembered. To be sure that nobody is in between, compare"
                 );
-                eprintln!("  the relay's fingerprint (its log shows it): {relay}");
-                eprintln!("  this device's (the relay's log shows it):   {ours}");
+                eprintln!("  the relay's fingerprint (vchatd key): {relay}");
+                eprintln!("  this device's (vchatd devices):       {ours}");
                 let (relay, device) = (relay.to_string(), ours.to_string());
                 self.printer.event(&json!({"event": "first-contact", "relay": relay, "device": device}));
+            }
+            NetNews::Alias(name) => {
+                eprintln!("{} is the relay that this device knows as {name}", self.config.relay);
+            }
+            NetNews::NewKey(pin) => {
+                eprintln!("the relay has the new key that it had announced: {pin}");
+                self.printer.event(&json!({"event": "relay-key-changed", "relay": pin.to_string()}));
+            }
+            NetNews::Paired(paired) => {
+                eprintln!("paired with {}; from now on: vchat-client --relay {0}", paired.relay);
+                self.printer.event(&json!({
+                    "event": "paired", "relay": paired.pin.to_string(), "device": paired.ours.to_string(),
+                    "rooms": paired.rooms, "admin": paired.admin, "t_ms": self.age_ms(),
+                }));
             }
             NetNews::SayFailed(id, why) => {
                 self.lines.retain(|l| l.id != id);
@@ -268,6 +288,7 @@ impl Call {
         match event {
             Event::Joined { me, gap } => {
                 self.me = Some(me.id);
+                self.scene.room = me.room.as_str().into();
                 self.connection = None;
                 match gap {
                     None => {

@@ -1,162 +1,346 @@
-//! Making a connection: name, addresses, trust.
+//! Whom we trust: which relay is called, by which keys it is known, and what is remembered of it.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, Endpoint};
-use tokio::task::JoinSet;
+use vchat_certs::authority::Authority;
 use vchat_certs::identity::Identity;
 use vchat_certs::known::{KnownError, KnownHosts};
-use vchat_certs::pin::{Pin, peer_pin};
-use vchat_certs::tls::{Purpose, ServerTrust, client_config};
+use vchat_certs::pin::Pin;
+use vchat_certs::rotation::NextKey;
+use vchat_certs::tls::{Purpose, ServerTrust};
+use vchat_lan::Found;
 use vchat_proto::session::Loss;
 
-use crate::cli::Authority;
+use super::reach::{self, Connected, Terms, Unreached};
+use crate::cli::Target;
 
 /// Knows who we are and which relays we trust.
 ///
-/// Until devices are paired, a relay is trusted on first use: its key is remembered under the name it was called by, and
-/// another key under that name is a hard stop.
+/// A relay is trusted by its key, under the name it was paired or met with. Under a name that is new, a relay that is known by
+/// another name is trusted too, as it proves the same key. Any other is not, but for the very first use where the user has
+/// asked for that; and another key under a known name is a hard stop.
 pub(crate) struct Connector {
-    relay: Authority,
+    target: Target,
     identity: Identity,
     known: KnownHosts,
-    /// The key that the relay had when it first took us in. Holds for this run even where it could not be written down.
+    trust_on_first_use: bool,
+    /// The key that the relay had when it took us in. Holds for this run even where it could not be written down.
     met: Option<Pin>,
 }
 
-/// A connection whose other end has shown its key, but has not welcomed us yet.
-pub(crate) struct Connected {
-    pub(crate) connection: Connection,
-    /// Keeps the socket open.
-    pub(crate) endpoint: Endpoint,
-    pub(crate) pin: Pin,
+/// What a welcome told us of the relay.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Acquaintance {
+    /// Nothing new.
+    Old,
+    /// It is known from now on, by a key that nobody has vouched for.
+    FirstUse,
+    /// It is one that we know by this other name.
+    Alias(String),
+    /// It has the new key that it had announced.
+    NewKey,
+}
+
+/// How the relay is to be recognised.
+#[derive(Clone)]
+enum Expectation {
+    /// By one of the keys known for its name.
+    Known(Vec<Pin>),
+    /// By the key of any relay that we know.
+    AnyKnown(Vec<Pin>),
+    /// Not at all.
+    FirstUse,
 }
 
 impl Connector {
-    pub(crate) fn new(relay: Authority, config_dir: &Path, state_dir: &Path) -> Result<Self, String> {
+    pub(crate) fn new(
+        target: Target,
+        trust_on_first_use: bool,
+        config_dir: &Path,
+        state_dir: &Path,
+    ) -> Result<Self, String> {
         let identity = Identity::load_or_create(config_dir).map_err(|e| e.to_string())?;
-        let known = KnownHosts::open(&state_dir.join("known_relays")).map_err(|e| e.to_string())?;
-        Ok(Self { relay, identity, known, met: None })
+        let known = KnownHosts::open(&state_dir.join(KNOWN_RELAYS)).map_err(|e| e.to_string())?;
+        Ok(Self { target, identity, known, trust_on_first_use, met: None })
     }
 
     pub(crate) const fn our_pin(&self) -> Pin {
         self.identity.pin()
     }
 
-    /// Remembers the relay's key after its welcome. True when it was not known before.
+    pub(crate) const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The relay has welcomed us, and has proved this key before.
     ///
     /// # Errors
     /// It could not be written down; or, [`KnownError::Changed`], another program has met this relay with another key
     /// since we looked.
-    pub(crate) fn remember(&mut self, pin: Pin) -> Result<bool, KnownError> {
-        let label = self.relay.to_string();
-        if self.met.replace(pin).is_some() || self.known.get(&label).is_some() {
-            return Ok(false);
+    pub(crate) fn welcomed(&mut self, pin: Pin) -> Result<Acquaintance, KnownError> {
+        let first = self.met.replace(pin).is_none();
+        if self.known.follow(pin)? {
+            return Ok(Acquaintance::NewKey);
         }
+        let Target::Relay(relay) = &self.target else { return Ok(Acquaintance::Old) };
+        let label = relay.to_string();
+        if !first || self.known.get(&label).is_some() {
+            return Ok(Acquaintance::Old);
+        }
+        let other = self.known.labels_of(pin).next().map(str::to_owned);
         self.known.remember(&label, pin)?;
-        Ok(true)
+        Ok(other.map_or(Acquaintance::FirstUse, Acquaintance::Alias))
     }
 
-    fn pinned(&self) -> Option<Pin> {
-        self.known.get(&self.relay.to_string()).map(|r| r.pin).or(self.met)
+    /// The relay has paired with us, and has proved this key.
+    ///
+    /// # Errors
+    /// As for [`Self::welcomed`].
+    pub(crate) fn paired(&mut self, label: &str, pin: Pin) -> Result<(), KnownError> {
+        self.known.remember(label, pin)
     }
 
-    /// Connects to whichever address of the relay answers first.
+    /// The relay that we are connected with by the key `current` says what its next key is, or that it has none. Returns the
+    /// next pin once it is on our disk.
+    pub(crate) fn next_key(
+        &mut self,
+        current: Pin,
+        said: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Option<Pin>, String> {
+        let next = said.map(|(spki, signature)| NextKey { spki, signature }.verify(current));
+        let next = next.transpose().map_err(|e| e.to_string())?;
+        self.known.announced(current, next).map_err(|e| e.to_string())?;
+        Ok(next)
+    }
+
+    /// Connects to the relay, for a call.
     pub(crate) fn connect(&self) -> impl Future<Output = Result<Connected, Loss>> + Send + use<> {
-        let relay = self.relay.clone();
-        let pinned = self.pinned();
-        let (identity, ours) = (self.identity.clone(), self.identity.pin());
+        let (target, expectation) = (self.target.clone(), self.expectation());
+        let identity = self.identity.clone();
         async move {
-            let lookup = tokio::net::lookup_host((relay.host.as_str(), relay.port));
-            let lookup = tokio::time::timeout(TIMEOUT, lookup).await.unwrap_or_else(|e| Err(e.into()));
-            let mut addrs: Vec<SocketAddr> =
-                lookup.map_err(|e| network(format!("cannot find {}: {e}", relay.host)))?.collect();
-            let mut attempts = JoinSet::new();
-            // A relay on this machine that listens on IPv4 alone leaves the attempt at ::1 without an answer.
-            addrs.sort_by_key(|a| a.ip().is_loopback() && a.is_ipv6());
-            for (i, addr) in addrs.into_iter().enumerate() {
-                let identity = identity.clone();
-                attempts.spawn(async move {
-                    // Addresses are tried one after the other without waiting for the first to fail (RFC 8305, section 5).
-                    tokio::time::sleep(STAGGER.saturating_mul(i as u32)).await;
-                    tokio::time::timeout(TIMEOUT, attempt(addr, &identity, pinned)).await
-                });
-            }
-            let mut worst = network(format!("{} has no address", relay.host));
-            while let Some(result) = attempts.join_next().await {
-                match result {
-                    Ok(Ok(Ok(connected))) => return Ok(connected),
-                    Ok(Ok(Err(Failure::OtherKey(theirs)))) => {
-                        let pinned = pinned.map_or_else(String::new, |p| p.to_string());
-                        return Err(Loss::Untrusted(format!(
-                            "{relay} shows another key than before: {theirs} instead of {pinned} (ours: {ours}). Somebody may be \
-                             in between. If the relay really has a new key, remove its line from known_relays in the state directory"
-                        )));
-                    }
-                    Ok(Ok(Err(Failure::Other(loss)))) => worst = loss,
-                    Ok(Err(_)) => {
-                        worst = network("no answer; is the relay running, and does UDP reach it?".into())
-                    }
-                    Err(e) => worst = network(e.to_string()),
-                }
-            }
-            Err(worst)
+            let terms = Terms { identity, trust: expectation.trust(), purpose: Purpose::Call };
+            let addrs = addresses(&target, &expectation).await?;
+            reach::connect(addrs, &terms).await.map_err(|e| match e {
+                Unreached::OtherKey(theirs) => expectation.other_key(&target, theirs, terms.identity.pin()),
+                Unreached::Closed(e) => super::link::loss(&e),
+                Unreached::Network(why) => Loss::Network(why),
+            })
+        }
+    }
+
+    fn expectation(&self) -> Expectation {
+        let known = match &self.target {
+            Target::Relay(relay) => self.known.get(&relay.to_string()).map(|known| known.pins().collect()),
+            Target::Lan => None,
+        };
+        match (known, self.met) {
+            (Some(pins), _) => Expectation::Known(pins),
+            // Met in this run, but it could not be written down.
+            (None, Some(pin)) if !self.known.all_pins().contains(&pin) => Expectation::Known(vec![pin]),
+            _ if self.trust_on_first_use && self.target != Target::Lan => Expectation::FirstUse,
+            _ => Expectation::AnyKnown(self.known.all_pins().into_iter().collect()),
         }
     }
 }
 
-enum Failure {
-    OtherKey(Pin),
-    Other(Loss),
-}
+impl Expectation {
+    fn trust(&self) -> ServerTrust {
+        match self {
+            Self::Known(pins) | Self::AnyKnown(pins) => ServerTrust::Pinned(pins.clone()),
+            Self::FirstUse => ServerTrust::FirstUse,
+        }
+    }
 
-async fn attempt(addr: SocketAddr, identity: &Identity, pinned: Option<Pin>) -> Result<Connected, Failure> {
-    let failed = |e: String| Failure::Other(network(e));
-    let trust = pinned.map_or(ServerTrust::FirstUse, |pin| ServerTrust::Pinned(vec![pin]));
-    let (tls, refused) = client_config(identity, trust, Purpose::Call).map_err(|e| failed(e.to_string()))?;
-    let endpoint = vchat_quic::client_endpoint(addr, tls).map_err(|e| failed(e.to_string()))?;
-    // The name is not sent (no SNI) and not checked (the key is).
-    let connecting = endpoint.connect(addr, "vchat").map_err(|e| failed(e.to_string()))?;
-    let connection = connecting.await.map_err(|e| match refused.take() {
-        Some(theirs) => Failure::OtherKey(theirs),
-        None => Failure::Other(loss(&e)),
-    })?;
-    let pin = peer_pin(connection.peer_identity()).ok_or_else(|| failed("the relay shows no key".into()))?;
-    Ok(Connected { connection, endpoint, pin })
-}
-
-/// What a broken connection means for the session.
-pub(crate) fn loss(error: &ConnectionError) -> Loss {
-    match vchat_quic::close_code(error) {
-        Some(code) => Loss::Closed(code),
-        None => network(error.to_string()),
+    /// What it means that the relay shows another key.
+    fn other_key(&self, target: &Target, theirs: Pin, ours: Pin) -> Loss {
+        match self {
+            Self::Known(pins) => Loss::Untrusted(changed(target, pins, theirs, ours)),
+            Self::AnyKnown(_) | Self::FirstUse => Loss::Untrusted(not_paired(target, Some(theirs))),
+        }
     }
 }
 
-const fn network(why: String) -> Loss {
-    Loss::Network(why)
+/// The hard stop, with both fingerprints.
+fn changed(target: &Target, known: &[Pin], theirs: Pin, ours: Pin) -> String {
+    let known: Vec<String> = known.iter().map(Pin::to_string).collect();
+    format!(
+        "{target} shows another key than before: {theirs} instead of {} (ours: {ours}). Somebody may be in between. If its \
+         operator confirms the new one, remove its line from {KNOWN_RELAYS} in the state directory and pair again",
+        known.join(" or ")
+    )
 }
 
-/// RFC 8305 recommends 250 ms between attempts.
-const STAGGER: Duration = Duration::from_millis(250);
-/// Several retransmissions of the first packet; longer would only keep the user in doubt.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Where to connect. On a local network, relays that we know are told apart from others by hearsay; the connection proves it.
+async fn addresses(target: &Target, expectation: &Expectation) -> Result<Vec<SocketAddr>, Loss> {
+    let relay = match target {
+        Target::Relay(relay) => relay,
+        Target::Lan => {
+            let pins = match expectation {
+                Expectation::Known(pins) | Expectation::AnyKnown(pins) => pins.clone(),
+                Expectation::FirstUse => Vec::new(),
+            };
+            let found = reach::look_around(pins.clone()).await.map_err(Loss::Network)?;
+            return choose(found, &pins);
+        }
+    };
+    reach::look_up(relay).await.map_err(Loss::Network)
+}
+
+/// The addresses of the one relay that we know among those found.
+fn choose(found: Vec<Found>, known: &[Pin]) -> Result<Vec<SocketAddr>, Loss> {
+    let (ours, others): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| known.contains(&f.pin));
+    match (&ours[..], &others[..]) {
+        ([one], _) => Ok(one.addrs.clone()),
+        ([], []) => Err(Loss::Network("no relay answers there; name one with --relay HOST".into())),
+        ([], others) => Err(Loss::Untrusted(format!(
+            "this device is paired with none of the relays on this network: {}. {HOW_TO_PAIR}",
+            list(others)
+        ))),
+        (several, _) => Err(Loss::Untrusted(format!(
+            "this device is paired with several relays on this network: {}. Name one with --relay",
+            list(several)
+        ))),
+    }
+}
+
+/// Relays for people: name and first address.
+pub(crate) fn list(found: &[Found]) -> String {
+    let one = |f: &Found| match f.addrs.first() {
+        Some(addr) => format!("{} ({addr})", f.name),
+        None => f.name.clone(),
+    };
+    found.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// That relay and device do not know each other, and what to do.
+pub(crate) fn not_paired(target: &Target, shown: Option<Pin>) -> String {
+    let shown = shown.map_or_else(String::new, |pin| format!(" (it shows the fingerprint {pin})"));
+    format!("this device is not paired with the relay {target}{shown}. {HOW_TO_PAIR}")
+}
+
+/// The label under which a relay found on the local network is remembered.
+pub(crate) fn label_of(target: &Target, connected: &Connected) -> String {
+    match target {
+        Target::Relay(relay) => relay.to_string(),
+        Target::Lan => {
+            let address = connected.connection.remote_address();
+            Authority { host: address.ip().to_canonical().to_string(), port: address.port() }.to_string()
+        }
+    }
+}
+
+/// What to do about it, in one sentence.
+const HOW_TO_PAIR: &str = "Ask whoever runs it for an invite (vchatd invite) and open that: vchat-client vchat://…, or \
+                           with a spoken code: vchat-client pair --relay HOST --code CODE";
+
+const KNOWN_RELAYS: &str = "known_relays";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ANN: Pin = Pin([1; 32]);
+    const BOB: Pin = Pin([2; 32]);
+
+    fn connector(dir: &Path, relay: &str, first_use: bool) -> Connector {
+        Connector::new(relay.parse().expect("a relay"), first_use, dir, &dir.join("state"))
+            .expect("an identity")
+    }
+
+    fn trusts(connector: &Connector) -> Option<Vec<Pin>> {
+        match connector.expectation().trust() {
+            ServerTrust::Pinned(pins) => Some(pins),
+            ServerTrust::FirstUse => None,
+        }
+    }
+
+    #[test]
+    fn nobody_is_trusted_before_pairing_unless_the_user_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(trusts(&connector(dir.path(), "relay.example", false)), Some(vec![]));
+        assert_eq!(trusts(&connector(dir.path(), "auto", false)), Some(vec![]));
+        assert_eq!(trusts(&connector(dir.path(), "relay.example", true)), None);
+        assert_eq!(trusts(&connector(dir.path(), "auto", true)), Some(vec![]), "anybody can answer a search");
+    }
+
+    #[test]
+    fn a_paired_relay_is_trusted_by_its_key_and_also_under_a_new_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut first = connector(dir.path(), "relay.example", false);
+        first.paired("relay.example:4433", ANN).expect("remembered");
+        first.paired("other.example:4433", BOB).expect("remembered");
+        assert_eq!(trusts(&first), Some(vec![ANN]), "not by that of another relay");
+        assert_eq!(first.welcomed(ANN).expect("read"), Acquaintance::Old);
+
+        for first_use in [false, true] {
+            let known = connector(dir.path(), "relay.example", first_use);
+            assert_eq!(trusts(&known), Some(vec![ANN]), "no first use for who is known");
+        }
+        let mut alias = connector(dir.path(), "10.0.0.1", false);
+        assert_eq!(trusts(&alias), Some(vec![ANN, BOB]));
+        assert_eq!(alias.welcomed(ANN).expect("written"), Acquaintance::Alias("relay.example:4433".into()));
+        assert_eq!(trusts(&alias), Some(vec![ANN]), "from then on");
+    }
+
     #[test]
     fn a_key_that_cannot_be_written_down_still_holds_for_this_run() {
         let dir = tempfile::tempdir().expect("a directory");
-        let state = dir.path().join("state");
-        let relay = Authority::parse("relay.example").expect("a relay");
-        let mut connector = Connector::new(relay, dir.path(), &state).expect("an identity");
-        assert_eq!(connector.pinned(), None);
-        std::fs::write(&state, "a file where the directory should be").expect("written");
-        assert!(connector.remember(Pin([7; 32])).is_err());
-        assert_eq!(connector.pinned(), Some(Pin([7; 32])));
+        let mut connector = connector(dir.path(), "relay.example", true);
+        assert_eq!(trusts(&connector), None);
+        std::fs::write(dir.path().join("state"), "a file where the directory should be").expect("written");
+        assert!(connector.welcomed(BOB).is_err());
+        assert_eq!(trusts(&connector), Some(vec![BOB]));
+    }
+
+    #[test]
+    fn a_next_key_counts_only_with_its_proof() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = tempfile::tempdir().expect("a directory");
+        let (current, next) = (
+            Identity::load_or_create(home.path()).expect("made"),
+            Identity::create_next(home.path()).expect("made"),
+        );
+        let mut connector = connector(dir.path(), "relay.example", false);
+        connector.paired("relay.example:4433", current.pin()).expect("remembered");
+        let good = NextKey::announce(current.pin(), &next).expect("signed");
+        let forged = Some((good.spki.clone(), vec![0; 64]));
+        assert!(connector.next_key(current.pin(), forged).is_err());
+        assert_eq!(trusts(&connector), Some(vec![current.pin()]));
+        let said = Some((good.spki, good.signature));
+        assert_eq!(connector.next_key(current.pin(), said).expect("proved"), Some(next.pin()));
+        assert_eq!(trusts(&connector), Some(vec![current.pin(), next.pin()]));
+        assert_eq!(connector.welcomed(next.pin()).expect("written"), Acquaintance::NewKey);
+        assert_eq!(trusts(&connector), Some(vec![next.pin()]), "the old key is no longer good");
+    }
+
+    #[test]
+    fn of_the_relays_around_the_one_that_is_known_is_taken() {
+        let found = |name: &str, pin: Pin| Found {
+            name: name.into(),
+            addrs: vec!["10.0.0.1:4433".parse().expect("an address")],
+            pin,
+        };
+        let all = || vec![found("ann", ANN), found("bob", BOB)];
+        assert_eq!(choose(all(), &[ANN]).expect("one").len(), 1);
+        assert!(matches!(choose(vec![], &[ANN]), Err(Loss::Network(_))));
+        let unknown = choose(all(), &[]).expect_err("not paired");
+        assert!(
+            matches!(&unknown, Loss::Untrusted(why) if why.contains("ann (10.0.0.1:4433)") && why.contains("invite"))
+        );
+        let several = choose(all(), &[ANN, BOB]).expect_err("which?");
+        assert!(matches!(&several, Loss::Untrusted(why) if why.contains("bob") && why.contains("--relay")));
+    }
+
+    #[test]
+    fn the_hard_stop_names_both_fingerprints() {
+        let target: Target = "relay.example".parse().expect("a relay");
+        let text = changed(&target, &[ANN], BOB, Pin([3; 32]));
+        assert!(text.contains(&ANN.to_string()) && text.contains(&BOB.to_string()), "{text}");
+        assert!(!text.contains('\n'));
     }
 }

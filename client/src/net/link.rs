@@ -1,7 +1,7 @@
 //! One connection to the relay: its two streams as queues of messages.
 
 use prost::Message;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vchat_certs::pin::Pin;
@@ -10,7 +10,7 @@ use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::MAX_MESSAGE;
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
-use super::connect::{Connected, loss};
+use super::reach::Connected;
 
 /// A live connection. Dropping it ends its tasks, not the connection.
 pub(crate) struct Link {
@@ -80,6 +80,14 @@ impl Link {
 
     fn give_up(&self) {
         self.connection.close(quinn::VarInt::from_u32(0), b"the relay does not read");
+    }
+}
+
+/// What a broken connection means for the session.
+pub(crate) fn loss(error: &ConnectionError) -> Loss {
+    match vchat_quic::close_code(error) {
+        Some(code) => Loss::Closed(code),
+        None => Loss::Network(error.to_string()),
     }
 }
 

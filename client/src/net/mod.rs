@@ -3,8 +3,13 @@
 mod connect;
 mod inbound;
 mod link;
+mod pair;
+mod reach;
 mod run;
 mod uplink;
+
+pub(crate) use self::connect::not_paired;
+pub use self::pair::{PairError, Paired, run as pair};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,13 +71,19 @@ enum Command {
 pub enum NetNews {
     /// From the session.
     Event(Event),
-    /// This relay is known from now on, by this key.
-    FirstContact {
+    /// This relay is known from now on, by a key that nobody has vouched for.
+    FirstUse {
         /// The relay's key.
         relay: Pin,
         /// Our own.
         ours: Pin,
     },
+    /// The relay is one that is known by this other name.
+    Alias(String),
+    /// The relay has the new key that it had announced.
+    NewKey(Pin),
+    /// This device and the relay have paired.
+    Paired(Paired),
     /// What was said could not be taken.
     SayFailed(ChatId, SayError),
     /// Once a second while connected.
@@ -125,6 +136,8 @@ impl Net {
         let media = Media { audio, video, demand: Arc::default() };
         let setup = run::Setup {
             relay: config.relay.clone(),
+            invite: config.invite.clone(),
+            trust_on_first_use: config.trust_on_first_use,
             config_dir: config.config_dir.clone(),
             state_dir: config.state_dir.clone(),
             room: config.room.clone(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use vchat_certs::invite::Link as InviteLink;
 use vchat_certs::known::KnownError;
 use vchat_proto::id::{DisplayName, RoomName, TrackId};
 use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
@@ -14,23 +15,26 @@ use vchat_proto::wire::datagram::Media;
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 use vchat_proto::wire::pb;
 
-use super::connect::Connector;
+use super::connect::{Acquaintance, Connector};
 use super::inbound::Inbound;
 use super::link::{Incoming, Link};
+use super::pair::{PairError, pair};
 use super::uplink::Uplink;
 use super::{Command, Demand, NetNews, NetStats, PeerNetStats};
 use crate::audio::{AudioPacket, PlaybackHandle};
-use crate::cli::Authority;
+use crate::cli::{Invite, Target};
 use crate::clock::MediaClock;
 use crate::news::{News, NewsSender};
 use crate::video::EncodedFrame;
 
 /// What the thread is started with.
 pub(crate) struct Setup {
-    pub(crate) relay: Authority,
+    pub(crate) relay: Target,
+    pub(crate) invite: Option<InviteLink>,
+    pub(crate) trust_on_first_use: bool,
     pub(crate) config_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(crate) room: RoomName,
+    pub(crate) room: Option<RoomName>,
     pub(crate) name: DisplayName,
     pub(crate) publish: Vec<pb::TrackKind>,
     pub(crate) media_state: pb::MediaState,
@@ -59,10 +63,28 @@ pub(crate) fn thread(setup: Setup) {
     runtime.shutdown_background();
 }
 
-async fn run(setup: Setup) -> Result<(), String> {
-    let connector = Connector::new(setup.relay, &setup.config_dir, &setup.state_dir)?;
+async fn run(mut setup: Setup) -> Result<(), String> {
+    let (relay, first_use) = (setup.relay, setup.trust_on_first_use);
+    let mut connector = Connector::new(relay, first_use, &setup.config_dir, &setup.state_dir)?;
+    let mut early = Vec::new();
+    if let Some(link) = setup.invite {
+        let invite = Invite::Link(link);
+        let pairing = pair(&mut connector, &invite, &setup.name);
+        let Some(paired) = unless_left(pairing, &mut setup.commands, &mut early).await else { return Ok(()) };
+        let news = match paired {
+            Ok(paired) => NetNews::Paired(paired),
+            Err(PairError::Local(why)) => return Err(why),
+            Err(e) => NetNews::Event(Event::Ended(e.into())),
+        };
+        let over = matches!(news, NetNews::Event(_));
+        // The main thread is gone only when the program ends.
+        drop(setup.news.send(News::Net(news)));
+        if over {
+            return Ok(());
+        }
+    }
     let session = Session::new(Settings {
-        room: Some(setup.room),
+        room: setup.room,
         name: setup.name,
         publish: setup.publish,
         subscriptions: pb::Subscriptions { audio: true, video: true },
@@ -70,7 +92,7 @@ async fn run(setup: Setup) -> Result<(), String> {
         agent: concat!("vchat-client ", env!("CARGO_PKG_VERSION")).into(),
         instance: crate::random(),
     });
-    let runner = Runner {
+    let mut runner = Runner {
         session,
         connector,
         inbound: Inbound::new(setup.playback, setup.back, setup.news.clone(), setup.clock),
@@ -86,8 +108,29 @@ async fn run(setup: Setup) -> Result<(), String> {
         leaving: None,
         over: false,
     };
+    for command in early {
+        runner.command(Instant::now(), command, &mut Vec::new());
+    }
     runner.run(setup.commands, setup.audio, setup.video).await;
     Ok(())
+}
+
+/// Waits for a future, unless the user wants to leave before. Keeps what else is asked meanwhile.
+async fn unless_left<T>(
+    future: impl Future<Output = T>,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+    early: &mut Vec<Command>,
+) -> Option<T> {
+    tokio::pin!(future);
+    loop {
+        tokio::select! {
+            done = &mut future => return Some(done),
+            command = commands.recv() => match command {
+                None | Some(Command::Leave) => return None,
+                Some(other) => early.push(other),
+            },
+        }
+    }
 }
 
 struct Runner {
@@ -271,7 +314,9 @@ impl Runner {
             self.remember_relay();
         }
         // The main thread hears of a peer before it hears of their pictures.
-        self.tell(NetNews::Event(event.clone()));
+        if !matches!(event, Event::NextKey(_)) {
+            self.tell(NetNews::Event(event.clone()));
+        }
         match event {
             Event::PeerJoined(peer) => {
                 self.peers.push(peer.id);
@@ -283,6 +328,7 @@ impl Runner {
                 self.peers.retain(|p| *p != id);
                 self.inbound.left(id);
             }
+            Event::NextKey(said) => self.store_next_key(said),
             Event::KeyFrameRequested(track) if self.uplink.is_video(track) => self.uplink.want_key_frame(),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
@@ -292,13 +338,27 @@ impl Runner {
     /// Only the welcome shows that the relay took us; until then its key is not remembered.
     fn remember_relay(&mut self) {
         let Some(relay) = self.connected_to else { return };
-        match self.connector.remember(relay) {
-            Ok(true) => self.tell(NetNews::FirstContact { relay, ours: self.connector.our_pin() }),
-            Ok(false) => {}
+        match self.connector.welcomed(relay) {
+            Ok(Acquaintance::Old) => {}
+            Ok(Acquaintance::FirstUse) => {
+                self.tell(NetNews::FirstUse { relay, ours: self.connector.our_pin() });
+            }
+            Ok(Acquaintance::Alias(name)) => self.tell(NetNews::Alias(name)),
+            Ok(Acquaintance::NewKey) => self.tell(NetNews::NewKey(relay)),
             Err(e @ KnownError::Changed { .. }) => {
                 self.disconnect(Instant::now(), Loss::Untrusted(e.to_string()));
             }
             Err(e) => tracing::warn!("the relay's key is not remembered: {e}"),
+        }
+    }
+
+    /// The relay says what its next key is. It waits for us to write it down, so it hears when that is done.
+    fn store_next_key(&mut self, said: Option<(Vec<u8>, Vec<u8>)>) {
+        let Some(current) = self.connected_to else { return };
+        match self.connector.next_key(current, said) {
+            Ok(Some(next)) => self.session.next_key_stored(next.0),
+            Ok(None) => {}
+            Err(why) => tracing::warn!("the relay's next key is not remembered: {why}"),
         }
     }
 

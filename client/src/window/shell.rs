@@ -27,6 +27,7 @@ pub struct Window {
     presented: Instant,
     wayland: bool,
     active: bool,
+    title: String,
 }
 
 /// What [`Window::show`] did.
@@ -62,6 +63,11 @@ pub enum WindowError {
     },
 }
 
+/// A title without control characters: titles end at a NUL in X11, and minifb prints a complaint on stdout about one.
+fn plain(title: &str) -> String {
+    title.chars().filter(|c| !c.is_control()).collect()
+}
+
 #[derive(Default)]
 struct Mouse {
     at: Option<(i32, i32)>,
@@ -75,8 +81,7 @@ impl Window {
         // UpperLeft copies pixels as they are; anything else would scale while the window is resized.
         let options =
             WindowOptions { resize: true, scale_mode: ScaleMode::UpperLeft, ..WindowOptions::default() };
-        // Titles end at a NUL in X11, and minifb prints a complaint on stdout about one.
-        let title: String = title.chars().filter(|c| !c.is_control()).collect();
+        let title = plain(title);
         let mut window = minifb::Window::new(&title, width.max(MIN_SIDE), height.max(MIN_SIDE), options)
             .map_err(|e| WindowError::Open { reason: e.to_string(), display: display() })?;
         // minifb would sleep up to 4 ms in each update; the caller decides when to wait.
@@ -97,7 +102,17 @@ impl Window {
             presented: now,
             wayland,
             active: false,
+            title,
         })
+    }
+
+    /// Gives the window another title.
+    pub fn set_title(&mut self, title: &str) {
+        let title = plain(title);
+        if title != self.title {
+            self.window.set_title(&title);
+            self.title = title;
+        }
     }
 
     /// Answers input, paints what changed in `scene` since the last call and, if anything did, presents it.

@@ -192,6 +192,8 @@ impl Party {
     fn start(name: &str, stage: &Stage, setup: &Setup) -> anyhow::Result<Self> {
         let line = stage.lines.get(usize::from(name == BOB));
         let address = line.map_or_else(|| stage.relay.address(), |line| line.address());
+        // Not part of what is measured, and directly: pairing has no retries on bad networks.
+        stage.relay.pair(name, &stage.home.path().join(name))?;
         let mut command = client(name, address, stage.home.path())?;
         let (width, height) = setup.size;
         command.args(["--camera", "test", "--size", &format!("{width}x{height}")]);

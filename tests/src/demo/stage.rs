@@ -38,6 +38,7 @@ impl Stage {
         let mut display = if plan.display { None } else { Some(Theatre::open()?) };
         let relay = Relay::start()?;
         let mut start = |name: &str, camera: &str, mic: &str| -> anyhow::Result<Process> {
+            relay.pair(name, &home.path().join(name))?;
             let mut command: Command = client(name, relay.address(), home.path())?;
             command.args(["--room", "demo", "--display", "window", "--camera", camera, "--mic", mic]);
             match &sound {
@@ -97,7 +98,9 @@ impl Theatre {
     /// Waits for the window of a client that was just started.
     fn admit(&mut self) -> anyhow::Result<()> {
         let known = &self.windows;
-        let window = self.display.wait_for_window_where("a new face", |window| !known.contains(window))?;
+        // By their numbers: titles change.
+        let is_new = |window: &Window| known.iter().all(|k| k.id != window.id);
+        let window = self.display.wait_for_window_where("a new face", is_new)?;
         self.windows.push(window);
         Ok(())
     }

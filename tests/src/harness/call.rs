@@ -31,8 +31,14 @@ impl Call {
     }
 
     /// A client with these options, separated by spaces. What they leave open: no devices, no window, events as JSON, and
-    /// a key of its own.
+    /// a key of its own, with which it is paired.
     pub fn client(&self, name: &str, options: &str) -> anyhow::Result<Command> {
+        self.relay.pair(name, &self.path(name))?;
+        self.stranger(name, options)
+    }
+
+    /// The same for a client that has not paired.
+    pub fn stranger(&self, name: &str, options: &str) -> anyhow::Result<Command> {
         let mut command = Command::new(bin("vchat-client")?);
         let home = self.path(name).to_string_lossy().into_owned();
         let relay = self.relay.address().to_string();

@@ -29,7 +29,7 @@ pub struct Xvfb {
 /// A visible window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    id: u32,
+    pub(crate) id: u32,
     /// Its title.
     pub title: String,
     /// The process that it says it belongs to, if it says so.

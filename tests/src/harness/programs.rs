@@ -4,25 +4,80 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use anyhow::{Context, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::bin;
 use super::process::Process;
 
-/// A `vchatd` on a free port of this machine, with a key of its own; ends when dropped.
+/// A `vchatd` on a free port of this machine, with a key of its own, that the local network hears nothing of; ends when
+/// dropped.
 #[derive(Debug)]
 pub struct Relay {
     process: Process,
     address: SocketAddr,
     state: TempDir,
+    options: Vec<String>,
 }
 
 impl Relay {
     /// Starts a relay and waits until it listens.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&["--mdns", "off"])
+    }
+
+    /// The same with these options.
+    pub fn start_with(options: &[&str]) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("vchat-relay").tempdir()?;
-        let (process, address) = relay(([127, 0, 0, 1], 0).into(), state.path())?;
-        Ok(Self { process, address, state })
+        let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        let (process, address) = relay(([127, 0, 0, 1], 0).into(), state.path(), &options)?;
+        Ok(Self { process, address, state, options })
+    }
+
+    /// The relay's process, for what it prints.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Runs a command of the operator on this relay, such as `devices --json`, and returns what it prints.
+    ///
+    /// # Errors
+    /// It failed; with what it said.
+    pub fn operate(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(bin("vchatd")?);
+        command.args(arguments).arg("--state-dir").arg(self.state());
+        clean(&mut command);
+        let output = command.output().context("cannot start vchatd")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "vchatd {arguments:?}: {}: {}", output.status, said.trim_end());
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// The same for an answer in JSON.
+    pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let answer = self.operate(&[arguments, &["--json"]].concat())?;
+        serde_json::from_str(&answer).with_context(|| format!("no JSON: {answer}"))
+    }
+
+    /// An invite link, as `vchatd invite` makes it with these options.
+    pub fn invite(&self, options: &[&str]) -> anyhow::Result<String> {
+        let invite = self.ask(&[&["invite"], options].concat())?;
+        Ok(invite["link"].as_str().context("no link")?.to_owned())
+    }
+
+    /// Makes the relay and the client whose key and all it knows is in `home` known to each other, if they are not.
+    pub fn pair(&self, name: &str, home: &Path) -> anyhow::Result<()> {
+        if home.join("known_relays").exists() {
+            return Ok(());
+        }
+        let mut command = Command::new(bin("vchat-client")?);
+        command.args(["pair", &self.invite(&[])?, "--name", name]);
+        command.arg("--config-dir").arg(home).arg("--state-dir").arg(home);
+        let output = command.output().context("cannot start vchat-client")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{name} cannot pair: {}: {}", output.status, said.trim_end());
+        Ok(())
     }
 
     /// Asks it to end, and waits until it has.
@@ -32,7 +87,7 @@ impl Relay {
 
     /// Starts it again on the same port when it has ended, with the same key if that is still there.
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        (self.process, self.address) = relay(self.address, self.state.path())?;
+        (self.process, self.address) = relay(self.address, self.state.path(), &self.options)?;
         Ok(())
     }
 
@@ -55,19 +110,33 @@ impl Relay {
     }
 }
 
-fn relay(listen: SocketAddr, state: &Path) -> anyhow::Result<(Process, SocketAddr)> {
+fn relay(listen: SocketAddr, state: &Path, options: &[String]) -> anyhow::Result<(Process, SocketAddr)> {
     let mut command = Command::new(bin("vchatd")?);
-    command.args(["--listen", &listen.to_string(), "--state-dir"]).arg(state);
-    // Nothing of a relay that is set up on this machine.
-    command.env_remove("VCHATD_CONFIG");
+    command.args(["--listen", &listen.to_string(), "--state-dir"]).arg(state).args(options);
+    clean(&mut command);
     let mut process = Process::spawn(&mut command)?;
     let address = process.wait_for_address()?;
     Ok((process, address))
 }
 
+/// Nothing of a relay that is set up on this machine.
+fn clean(command: &mut Command) {
+    for variable in [
+        "VCHATD_CONFIG",
+        "VCHATD_LISTEN",
+        "VCHATD_CONTROL",
+        "VCHATD_PUBLIC",
+        "VCHATD_TRUST_ON_FIRST_USE",
+        "STATE_DIRECTORY",
+        "RUNTIME_DIRECTORY",
+    ] {
+        command.env_remove(variable);
+    }
+}
+
 /// The command of a `vchat-client` that prints events, with its key and all it knows in `home/NAME`.
 ///
-/// Devices are still to be chosen.
+/// Devices are still to be chosen, and it has to be paired with the relay ([`Relay::pair`]).
 pub fn client(name: &str, relay: SocketAddr, home: &Path) -> anyhow::Result<Command> {
     let own = home.join(name);
     let mut command = Command::new(bin("vchat-client")?);
