@@ -20,19 +20,20 @@ use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
 use crate::keys::{self, Shown};
 use crate::pairing::{self, Desk};
-use crate::registry::{Admission, Device, LedgerError, unix_now};
+use crate::registry::{Admission, Device, LedgerError, unix_ms_now};
 use crate::room::{Command, Join, Link, ToReceiver};
 use crate::sender;
 use crate::server::{Attempt, Shared};
 
-/// Serves a client: pairs it, or takes it into a room until it leaves, breaks the protocol or vanishes.
-pub(crate) async fn serve(connection: Connection, shared: &Shared, attempt: Attempt) {
+/// Serves a client that has met the relay with the key `relay`: pairs it, or takes it into a room until it leaves, breaks the
+/// protocol or vanishes.
+pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, attempt: Attempt) {
     let Some(pin) = peer_pin(connection.peer_identity()) else {
         return vchat_quic::close(&connection, CloseCode::Protocol);
     };
     match purpose(&connection) {
         Some(Purpose::Pair) => {
-            let desk = Desk { registry: shared.registry.clone(), relay: relay_pin(shared) };
+            let desk = Desk { registry: shared.registry.clone(), relay };
             attempt.settle(pairing::serve(&connection, pin, &desk).await);
         }
         Some(Purpose::Call) => {
@@ -40,7 +41,7 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared, attempt: Atte
             match admit(&connection, pin, shared).await {
                 Ok(device) => {
                     attempt.settle(Outcome::Member);
-                    call(connection, device, shared).await;
+                    call(connection, device, relay, shared).await;
                 }
                 Err(code) => {
                     tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "refused a device: {}", code.reason());
@@ -60,12 +61,6 @@ fn purpose(connection: &Connection) -> Option<Purpose> {
     Purpose::of_alpn(&data.protocol?)
 }
 
-/// The key that this connection's handshake was made with is the present one, or was until a moment ago; then the
-/// client's exchange by code fails, and it tries again.
-fn relay_pin(shared: &Shared) -> Pin {
-    shared.keys.borrow().current.pin()
-}
-
 /// Looks the client's key up: the one gate between strangers and everything below.
 async fn admit(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
     // The registry fails only with the whole relay.
@@ -78,7 +73,7 @@ async fn admit(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Dev
         Admission::Member(device) => device,
         Admission::Revoked => return Err(CloseCode::Revoked),
         Admission::Unknown if shared.trust_on_first_use => {
-            let adopted = shared.registry.ask(move |l| l.adopt(unix_now(), pin)).await;
+            let adopted = shared.registry.ask(move |l| l.adopt(unix_ms_now(), pin)).await;
             let adopted = adopted.map_err(|_| CloseCode::ShuttingDown)?.map_err(failed)?;
             tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "trusting a new device on its first use");
             adopted.ok_or(CloseCode::NotPaired)?
@@ -92,9 +87,9 @@ async fn admit(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Dev
 }
 
 /// Serves a device that may be here.
-async fn call(connection: Connection, device: Device, shared: &Shared) {
+async fn call(connection: Connection, device: Device, relay: Pin, shared: &Shared) {
     let (address, pin) = (connection.remote_address(), device.pin);
-    shared.registry.tell(move |l| drop(l.seen(unix_now(), pin)));
+    shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
     let guest = match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, device, shared)).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
@@ -108,7 +103,7 @@ async fn call(connection: Connection, device: Device, shared: &Shared) {
     connection.set_max_concurrent_bi_streams(vchat_quic::STREAMS.into());
     let (id, room) = (guest.id, guest.room.clone());
     tracing::info!(participant = id.0, %address, fingerprint = %pin, agent = %guest.agent, "joined");
-    let end = attend(&connection, guest, pin, shared).await;
+    let end = attend(&connection, guest, Keys { device: pin, relay }, shared).await;
     let reason = match end {
         End::Goodbye => {
             // Whoever said goodbye and stays would hold a place among the connections for nothing.
@@ -130,7 +125,7 @@ async fn call(connection: Connection, device: Device, shared: &Shared) {
         },
     };
     tracing::info!(participant = id.0, "left: {}", in_words(reason));
-    shared.registry.tell(move |l| drop(l.seen(unix_now(), pin)));
+    shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
     // Fails only when the room itself has ended.
     drop(room.send(Command::Leave(id, reason)).await);
 }
@@ -142,6 +137,13 @@ const fn in_words(reason: pb::LeaveReason) -> &'static str {
         pb::LeaveReason::Removed => "removed",
         pb::LeaveReason::Lost | pb::LeaveReason::Unspecified => "connection lost",
     }
+}
+
+/// The keys of both ends of a connection.
+#[derive(Clone, Copy)]
+struct Keys {
+    device: Pin,
+    relay: Pin,
 }
 
 /// A client that has been taken into a room.
@@ -233,12 +235,12 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
 }
 
 /// Carries everything between the connection and the room until one of them ends.
-async fn attend(connection: &Connection, guest: Guest, pin: Pin, shared: &Shared) -> End {
+async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Shared) -> End {
     let Guest { id, room, control, control_in, chat, media, .. } = guest;
     let mut tasks = JoinSet::new();
     tasks.spawn(sender::run(connection.clone(), media, room.clone()));
     tasks.spawn(read_media(connection.clone(), id, room.clone()));
-    tasks.spawn(announce_next_key(shared.keys.clone(), control_in));
+    tasks.spawn(announce_next_key(shared.keys.clone(), met.relay, control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
     let control = async {
@@ -246,7 +248,7 @@ async fn attend(connection: &Connection, guest: Guest, pin: Pin, shared: &Shared
         let command = |m: pb::ClientControl| {
             let leaves = matches!(m.body, Some(pb::client_control::Body::Goodbye(_)));
             if let Some(pb::client_control::Body::NextKeyStored(stored)) = &m.body {
-                next_key_stored(shared, pin, stored);
+                next_key_stored(shared, met, stored);
             }
             (!leaves).then(|| Command::Control(id, relay_us(), m))
         };
@@ -294,9 +296,13 @@ async fn read<M: Message + Default>(
 }
 
 /// Tells a client of the relay's next key, now and whenever that changes.
-async fn announce_next_key(mut keys: watch::Receiver<Shown>, control: mpsc::Sender<pb::RelayControl>) {
+async fn announce_next_key(
+    mut keys: watch::Receiver<Shown>,
+    met: Pin,
+    control: mpsc::Sender<pb::RelayControl>,
+) {
     loop {
-        let body = pb::relay_control::Body::NextKey(keys.borrow_and_update().announcement());
+        let body = pb::relay_control::Body::NextKey(keys.borrow_and_update().announcement(met));
         if control.send(pb::RelayControl { body: Some(body) }).await.is_err() || keys.changed().await.is_err()
         {
             return;
@@ -305,12 +311,12 @@ async fn announce_next_key(mut keys: watch::Receiver<Shown>, control: mpsc::Send
 }
 
 /// A client has the next key on its disk. What it says of any other key is of no interest.
-fn next_key_stored(shared: &Shared, pin: Pin, stored: &pb::NextKeyStored) {
+fn next_key_stored(shared: &Shared, met: Keys, stored: &pb::NextKeyStored) {
     let next = shared.keys.borrow().next.as_ref().map(|next| next.pin);
     if let Some(next) = next.filter(|next| next.0[..] == stored.pin[..]) {
         let rotate = shared.rotate.clone();
         shared.registry.tell(move |l| {
-            if l.next_key_stored(pin, next).is_ok() {
+            if l.next_key_stored(met.device, next).is_ok() {
                 // A full queue has a look in it already.
                 drop(rotate.try_send(keys::Command::Look));
             }

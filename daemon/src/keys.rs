@@ -1,6 +1,7 @@
 //! The relay's keys: the present one, and the next one while it is announced.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,13 +11,15 @@ use vchat_certs::pin::Pin;
 use vchat_certs::rotation::NextKey;
 use vchat_proto::wire::pb;
 
-use crate::registry::{Registry, unix_now};
+use crate::registry::{Registry, unix_ms_now};
 
 /// What the relay shows of its keys at a time.
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) current: Identity,
     pub(crate) next: Option<Next>,
+    /// How new connections are met with the present key.
+    pub(crate) config: Arc<quinn::ServerConfig>,
 }
 
 /// The next key, as it is announced.
@@ -24,16 +27,23 @@ pub(crate) struct Shown {
 pub(crate) struct Next {
     pub(crate) pin: Pin,
     announcement: NextKey,
-    /// When it takes over at the latest, in seconds since 1970.
+    /// When it takes over at the latest, in milliseconds since 1970.
     pub(crate) switch_at: u64,
 }
 
 impl Shown {
-    /// What clients are told.
-    pub(crate) fn announcement(&self) -> pb::NextKey {
-        self.next.as_ref().map_or_else(pb::NextKey::default, |next| pb::NextKey {
-            spki: next.announcement.spki.clone(),
-            signature: next.announcement.signature.clone(),
+    /// What a client is told that has met the relay with the key `met`. Whose connection is older than the present key hears of
+    /// that one: it is the next key to them, and they must not forget it.
+    pub(crate) fn announcement(&self, met: Pin) -> pb::NextKey {
+        let said = if met == self.current.pin() {
+            self.next.as_ref().map(|next| next.announcement.clone())
+        } else {
+            // Our own key signs; that it cannot has shown when it was announced.
+            NextKey::announce(met, &self.current).ok()
+        };
+        said.map_or_else(pb::NextKey::default, |said| pb::NextKey {
+            spki: said.spki,
+            signature: said.signature,
         })
     }
 }
@@ -63,7 +73,6 @@ pub(crate) struct Keys {
     state_dir: PathBuf,
     registry: Registry,
     shown: watch::Sender<Shown>,
-    endpoints: Vec<quinn::Endpoint>,
 }
 
 impl Keys {
@@ -77,22 +86,17 @@ impl Keys {
                 Some(announce(&current, &next, switch_at.unwrap_or_else(latest_switch))?)
             }
         };
-        let (shown, _) = watch::channel(Shown { current, next });
-        Ok(Self { state_dir, registry, shown, endpoints: Vec::new() })
+        let config = Arc::new(vchat_quic::relay_config(tls(&current)?)?);
+        let (shown, _) = watch::channel(Shown { current, next, config });
+        Ok(Self { state_dir, registry, shown })
     }
 
     pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
         self.shown.subscribe()
     }
 
-    /// Serves until nobody can ask any more. New connections of `endpoints` meet the new key after a switch; those that
-    /// stand go on.
-    pub(crate) async fn run(
-        mut self,
-        endpoints: Vec<quinn::Endpoint>,
-        mut commands: mpsc::Receiver<Command>,
-    ) {
-        self.endpoints = endpoints;
+    /// Serves until nobody can ask any more. New connections meet the new key after a switch; those that stand go on.
+    pub(crate) async fn run(self, mut commands: mpsc::Receiver<Command>) {
         loop {
             let waiting = self.shown.borrow().next.is_some();
             let command = tokio::select! {
@@ -141,7 +145,7 @@ impl Keys {
     /// The next key takes over when every device knows it and no invite names the present one, or when its time has come.
     async fn switch_when_ready(&self) -> anyhow::Result<()> {
         let Some(next) = self.shown.borrow().next.clone() else { return Ok(()) };
-        let now = unix_now();
+        let now = unix_ms_now();
         let (known, devices) = self.registry.ask(move |l| l.next_key_known(next.pin)).await??;
         let open = self.registry.ask(move |l| l.open_invites(now, std::time::Instant::now())).await??;
         if (known >= devices && open.links == 0) || now >= next.switch_at {
@@ -154,15 +158,16 @@ impl Keys {
     async fn switch(&self) -> anyhow::Result<()> {
         Identity::promote_next(&self.state_dir)?;
         let current = Identity::load_or_create(&self.state_dir)?;
-        for endpoint in &self.endpoints {
-            let tls = vchat_certs::tls::server_config(&current).context("cannot set up TLS")?;
-            endpoint.set_server_config(Some(vchat_quic::relay_config(tls)?));
-        }
+        let config = Arc::new(vchat_quic::with_key(&self.shown.borrow().config, tls(&current)?)?);
         tracing::info!(fingerprint = %current.pin(), "the relay has a new key");
-        self.shown.send_replace(Shown { current, next: None });
+        self.shown.send_replace(Shown { current, next: None, config });
         self.registry.ask(|l| l.set_number(SWITCH_AT, None)).await??;
         Ok(())
     }
+}
+
+fn tls(identity: &Identity) -> anyhow::Result<rustls::ServerConfig> {
+    vchat_certs::tls::server_config(identity).context("cannot set up TLS")
 }
 
 fn announce(current: &Identity, next: &Identity, switch_at: u64) -> anyhow::Result<Next> {
@@ -171,14 +176,14 @@ fn announce(current: &Identity, next: &Identity, switch_at: u64) -> anyhow::Resu
 }
 
 fn latest_switch() -> u64 {
-    unix_now().saturating_add(PATIENCE_SECONDS)
+    unix_ms_now().saturating_add(PATIENCE_MS)
 }
 
 /// The name under which the registry keeps when to switch.
 const SWITCH_AT: &str = "key-switch-at";
 
 /// Devices that were not here for so long need a new invite: a month, as long as holidays last.
-const PATIENCE_SECONDS: u64 = 30 * 24 * 3600;
+const PATIENCE_MS: u64 = 30 * 24 * 3_600_000;
 
 /// How often the time of day is looked at while a next key waits.
 const LOOK: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
 use crate::connection::{End, next};
-use crate::registry::{CodeBegin, Device, Refusal, Registry, Role, unix_now};
+use crate::registry::{CodeBegin, Device, Refusal, Registry, Role, unix_ms_now};
 
 /// Everything that strangers can reach.
 pub(crate) struct Desk {
@@ -90,7 +90,7 @@ type Verdict = Result<Device, pb::PairRefusal>;
 async fn by_link(link: pb::PairByLink, pin: Pin, desk: &Desk) -> Result<Verdict, End> {
     let Some(token) = Token::from_bytes(&link.token) else { return Err(PROTOCOL) };
     let Ok(name) = DisplayName::parse(&link.name) else { return Ok(Err(pb::PairRefusal::Name)) };
-    let redeemed = desk.registry.ask(move |l| l.redeem_link(unix_now(), &token, pin, &name)).await;
+    let redeemed = desk.registry.ask(move |l| l.redeem_link(unix_ms_now(), &token, pin, &name)).await;
     Ok(verdict(redeemed.map_err(|_| End::Connection)?))
 }
 
@@ -130,7 +130,7 @@ impl Exchange<'_> {
         let Some(attempt) = guard.attempt.take() else { return Ok((Err(pb::PairRefusal::Code), Vec::new())) };
         let pin = self.pin;
         let redeem = move |l: &mut crate::registry::Ledger| {
-            l.redeem_code(unix_now(), Instant::now(), attempt, pin, &name)
+            l.redeem_code(unix_ms_now(), Instant::now(), attempt, pin, &name)
         };
         let redeemed = self.desk.registry.ask(redeem).await.map_err(|_| End::Connection)?;
         Ok((verdict(redeemed), proof))

@@ -41,6 +41,11 @@ impl Rooms {
         self.crowded.notified().await;
     }
 
+    /// Forgets all rooms, which end when nobody else can reach them: the relay stops.
+    pub(crate) fn close(&self) {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Forgets a room that has closed its queue.
     pub(crate) fn ended(&self, name: &RoomName) {
         let mut rooms = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);

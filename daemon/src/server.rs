@@ -55,9 +55,8 @@ impl Server {
         let shown = keys.shown();
         let (mut endpoints, mut addrs) = (Vec::new(), Vec::new());
         for addr in &config.listen {
-            let tls =
-                vchat_certs::tls::server_config(&shown.borrow().current).context("cannot set up TLS")?;
-            let endpoint = vchat_quic::relay_endpoint(*addr, tls)
+            let settings = quinn::ServerConfig::clone(&shown.borrow().config);
+            let endpoint = vchat_quic::relay_endpoint(*addr, settings)
                 .with_context(|| format!("cannot listen on {addr}/udp"))?;
             addrs.push(endpoint.local_addr()?);
             endpoints.push(endpoint);
@@ -117,7 +116,7 @@ impl Server {
             self.shared.keys.clone(),
         ));
         tasks.spawn(control::serve(self.door.listener()?, office));
-        tasks.spawn(self.keys.run(self.endpoints.clone(), self.rotate));
+        tasks.spawn(self.keys.run(self.rotate));
         let failed = tokio::select! {
             () = shutdown => None,
             () = self.shared.registry.closed() => Some(crate::registry::Closed),
@@ -133,6 +132,8 @@ impl Server {
             // Whoever does not answer the close in this time notices by its idle timeout.
             drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
         }
+        // Rooms hold connections, and those the sockets.
+        self.shared.rooms.close();
         drop(self.shared);
         drop(tokio::time::timeout(FAREWELL, self.registry_ended).await);
         failed.map_or(Ok(()), |e| Err(e.into()))
@@ -217,15 +218,18 @@ async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared
 
 async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Shared>) {
     let validated = incoming.remote_address_validated();
+    // With the key of this moment; it may be another when the handshake is done.
+    let (settings, relay) = {
+        let shown = shared.keys.borrow();
+        (shown.config.clone(), shown.current.pin())
+    };
+    let shaking = async { incoming.accept_with(settings)?.await };
     // quinn has no handshake timeout of its own.
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await {
-        Ok(Ok(connection)) => connection::serve(connection, &shared, attempt).await,
-        Ok(Err(e)) => {
-            tracing::debug!("handshake failed: {e}");
-            attempt.settle(Outcome::Failed { proven: validated });
-        }
-        Err(_) => {
-            tracing::debug!("handshake timed out");
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await {
+        Ok(Ok(connection)) => connection::serve(connection, relay, &shared, attempt).await,
+        failed => {
+            let why = failed.err().map_or("handshake failed", |_| "handshake timed out");
+            tracing::debug!("{why}");
             attempt.settle(Outcome::Failed { proven: validated });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quinn::{ConnectionError, RecvStream, SendStream};
+use quinn::{ConnectionError, Endpoint, RecvStream, SendStream};
 use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
 use vchat_certs::known::KnownError;
@@ -44,7 +44,12 @@ pub fn run(config: &PairConfig) -> Result<Paired, PairError> {
         Connector::new(relay, false, &config.config_dir, &config.state_dir).map_err(PairError::Local)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
-    let paired = runtime.block_on(pair(&mut connector, &config.invite, &config.name));
+    let paired = runtime.block_on(async {
+        let (paired, endpoint) = pair(&mut connector, &config.invite, &config.name).await?;
+        // The relay waits for our close; it notices in time also without.
+        drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
+        Ok(paired)
+    });
     // A name service that does not answer must not hold up the end of the program.
     runtime.shutdown_background();
     paired
@@ -73,7 +78,8 @@ impl From<PairError> for End {
     }
 }
 
-/// Makes this device and the relay known to each other, and writes the relay's key down.
+/// Makes this device and the relay known to each other, and writes the relay's key down. Also returns the endpoint, which is to
+/// live until the close of the connection is sent.
 ///
 /// # Errors
 /// See [`PairError`]. What the relay may have written down by then does no harm: the same device may use the same link again.
@@ -81,7 +87,7 @@ pub(crate) async fn pair(
     connector: &mut Connector,
     invite: &Invite,
     name: &DisplayName,
-) -> Result<Paired, PairError> {
+) -> Result<(Paired, Endpoint), PairError> {
     let wanted = match invite {
         Invite::Link(link) => vec![link.pin],
         Invite::Code(_) => Vec::new(),
@@ -108,10 +114,11 @@ pub(crate) async fn pair(
         };
         let label = label_of(connector.target(), &connected);
         vchat_quic::close(&connected.connection, vchat_proto::wire::close::CloseCode::Goodbye);
-        // The relay waits for our close; it notices in time also without.
-        drop(tokio::time::timeout(FAREWELL, connected.endpoint.wait_idle()).await);
         match answer {
-            Ok(Answer::Paired(paired)) => return remember(connector, label, connected.pin, paired),
+            Ok(Answer::Paired(paired)) => {
+                let paired = remember(connector, label, connected.pin, paired)?;
+                return Ok((paired, connected.endpoint));
+            }
             // Somebody else tries the same code, or the relay still waits for an attempt of ours that was broken off.
             Ok(Answer::Refused(pb::PairRefusal::Busy)) if waited < PATIENCE => {
                 tokio::time::sleep(PAUSE).await;

@@ -72,7 +72,10 @@ async fn run(mut setup: Setup) -> Result<(), String> {
         let pairing = pair(&mut connector, &invite, &setup.name);
         let Some(paired) = unless_left(pairing, &mut setup.commands, &mut early).await else { return Ok(()) };
         let news = match paired {
-            Ok(paired) => NetNews::Paired(paired),
+            Ok((paired, endpoint)) => {
+                tokio::spawn(async move { endpoint.wait_idle().await });
+                NetNews::Paired(paired)
+            }
             Err(PairError::Local(why)) => return Err(why),
             Err(e) => NetNews::Event(Event::Ended(e.into())),
         };

@@ -14,7 +14,7 @@ use vchat_proto::wire::close::CloseCode;
 
 use super::{Invite, Reply, Request};
 use crate::keys::{self, Progress};
-use crate::registry::{Device, Grant, OpenInvites, Role, SelectError, unix_now};
+use crate::registry::{Device, Grant, OpenInvites, Role, SelectError, unix_ms_now};
 use crate::server::Shared;
 
 /// Carries out requests of people who may make them.
@@ -44,7 +44,7 @@ impl Office {
 
     /// The link for the very first person, an administrator, if one is needed.
     pub(crate) async fn first_invite(&self) -> anyhow::Result<Option<String>> {
-        let needed = |l: &mut crate::registry::Ledger| l.needs_first_invite(unix_now(), Instant::now());
+        let needed = |l: &mut crate::registry::Ledger| l.needs_first_invite(unix_ms_now(), Instant::now());
         if !self.shared.registry.ask(needed).await?? {
             return Ok(None);
         }
@@ -63,7 +63,7 @@ impl Office {
         let rooms = invite.rooms.iter().map(|name| RoomName::parse(name));
         let rooms = rooms.collect::<Result<Vec<_>, _>>().context("this is no name for a room")?;
         let grant = Grant { role: if invite.admin { Role::Admin } else { Role::Member }, rooms };
-        let now = unix_now();
+        let now = unix_ms_now();
         if invite.code {
             let made =
                 self.shared.registry.ask(move |l| l.invite_by_code(now, Instant::now(), grant)).await??;
@@ -73,20 +73,21 @@ impl Office {
         }
         let host = invite.host.map(|host| host.parse::<Authority>()).transpose()?;
         let relay = self.called(host);
-        let (seconds, uses) = (invite.ttl_s, invite.uses);
-        let made = self.shared.registry.ask(move |l| l.invite(now, seconds, uses, &grant)).await??;
+        let (ttl_ms, uses) = (invite.ttl_s.saturating_mul(1000), invite.uses);
+        let made = self.shared.registry.ask(move |l| l.invite(now, ttl_ms, uses, &grant)).await??;
         let pin = self.shared.keys.borrow().current.pin();
         let link = Link { relay, pin, token: made.secret };
         Ok(json!({"link": link.to_string(), "code": null, "expires": rfc3339(made.expires), "uses": uses}))
     }
 
     async fn open_invites(&self) -> anyhow::Result<Value> {
-        let open = self.shared.registry.ask(|l| l.open_invites(unix_now(), Instant::now())).await??;
+        let open = self.shared.registry.ask(|l| l.open_invites(unix_ms_now(), Instant::now())).await??;
         Ok(invites(open))
     }
 
     async fn cancel_invites(&self) -> anyhow::Result<Value> {
-        let cancelled = self.shared.registry.ask(|l| l.cancel_invites(unix_now(), Instant::now())).await??;
+        let cancelled =
+            self.shared.registry.ask(|l| l.cancel_invites(unix_ms_now(), Instant::now())).await??;
         Ok(invites(cancelled))
     }
 
@@ -104,7 +105,7 @@ impl Office {
     /// First the list, then the connections: one that comes in between is either refused or found.
     async fn revoke(&self, device: String) -> anyhow::Result<Value> {
         let revoked: Result<Device, SelectError> =
-            self.shared.registry.ask(move |l| l.revoke(unix_now(), &device)).await?;
+            self.shared.registry.ask(move |l| l.revoke(unix_ms_now(), &device)).await?;
         let revoked = revoked?;
         let cut = self.shared.members.cut(revoked.pin, CloseCode::Revoked);
         tracing::info!(fingerprint = %revoked.pin, connections = cut, "revoked a device");
@@ -172,9 +173,9 @@ fn invites(open: OpenInvites) -> Value {
     json!({"links": open.links, "codes": open.codes})
 }
 
-fn rfc3339(unix: u64) -> String {
+fn rfc3339(unix_ms: u64) -> String {
     let time =
-        i64::try_from(unix).ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0)).unwrap_or_default();
+        i64::try_from(unix_ms).ok().and_then(chrono::DateTime::from_timestamp_millis).unwrap_or_default();
     time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 

@@ -74,20 +74,20 @@ pub(crate) struct OpenInvites {
 }
 
 impl Ledger {
-    /// Makes a link invite for so many devices.
+    /// Makes a link invite that is good for so many milliseconds and devices.
     pub(crate) fn invite(
         &mut self,
         now: u64,
-        seconds: u64,
+        ttl_ms: u64,
         uses: u32,
         grant: &Grant,
     ) -> Result<Invited<Token>, InviteError> {
         let token = Token::generate()?;
         let hash = token.hash();
-        let expires = now.saturating_add(seconds);
+        let expires = now.saturating_add(ttl_ms);
         let made = self.write(|tx| {
             // Those that are long over tell nobody anything any more.
-            tx.execute("DELETE FROM invite WHERE expires < ?1", [now.saturating_sub(REMEMBERED_SECONDS)])?;
+            tx.execute("DELETE FROM invite WHERE expires < ?1", [now.saturating_sub(REMEMBERED_MS)])?;
             let count: u64 = tx.query_row("SELECT count(*) FROM invite", [], |row| row.get(0))?;
             if count >= MAX_INVITES {
                 return Ok(false);
@@ -114,7 +114,8 @@ impl Ledger {
         grant: Grant,
     ) -> Result<Invited<Code>, InviteError> {
         let code = self.codes.issue(instant, grant)?;
-        Ok(Invited { secret: code, expires: now.saturating_add(codes::LIFETIME.as_secs()) })
+        let lifetime = u64::try_from(codes::LIFETIME.as_millis()).unwrap_or(u64::MAX);
+        Ok(Invited { secret: code, expires: now.saturating_add(lifetime) })
     }
 
     /// A device shows a token. The use is counted in the transaction that stores the device, so a crash leaves both or neither;
@@ -314,4 +315,4 @@ fn admit(
 const MAX_INVITES: u64 = 10_000;
 
 /// How long a link that is over is told to be over, rather than unknown: a month.
-const REMEMBERED_SECONDS: u64 = 30 * 24 * 3600;
+const REMEMBERED_MS: u64 = 30 * 24 * 3_600_000;

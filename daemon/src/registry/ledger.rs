@@ -15,7 +15,7 @@ use super::invites::Grant;
 /// Devices and link invites on disk, spoken codes in memory.
 ///
 /// SQLite with a write-ahead log, every commit synchronised (`synchronous = FULL`), one connection in one thread: what was answered
-/// is on the disk. Times are seconds since 1970 UTC and arguments, so tests choose them.
+/// is on the disk. Times are milliseconds since 1970 UTC and arguments, so tests choose them.
 pub(crate) struct Ledger {
     pub(super) db: Connection,
     pub(super) codes: OpenCodes<Grant>,
@@ -103,8 +103,9 @@ fn migrate(db: &Connection) -> anyhow::Result<()> {
 }
 
 /// The time of day, for people and for invites that end at a given hour.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+pub(crate) fn unix_ms_now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 const VERSION: u32 = 1;

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::devices::{Admission, Device, Role, SelectError};
 pub(crate) use self::invites::{CodeBegin, Grant, OpenInvites, Refusal};
-pub(crate) use self::ledger::{Ledger, LedgerError, unix_now};
+pub(crate) use self::ledger::{Ledger, LedgerError, unix_ms_now};
 
 type Job = Box<dyn FnOnce(&mut Ledger) + Send>;
 

@@ -8,8 +8,9 @@ use vchat_proto::id::{DisplayName, RoomName};
 
 use super::*;
 
-const NOW: u64 = 1_800_000_000;
-const DAY: u64 = 24 * 3600;
+const NOW: u64 = 1_800_000_000_000;
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
 const ANN: Pin = Pin([1; 32]);
 const BOB: Pin = Pin([2; 32]);
 const EVE: Pin = Pin([3; 32]);
@@ -211,11 +212,11 @@ fn the_first_person_is_invited_until_there_is_one() {
     let (mut ledger, _dir) = ledger();
     let at = Instant::now();
     assert!(ledger.needs_first_invite(NOW, at).expect("read"));
-    let token = ledger.invite(NOW, 3600, 1, &member(&[])).expect("made").secret;
+    let token = ledger.invite(NOW, HOUR, 1, &member(&[])).expect("made").secret;
     assert!(!ledger.needs_first_invite(NOW, at).expect("read"), "one is open");
-    assert!(ledger.needs_first_invite(NOW + 3600, at).expect("read"), "nobody came");
+    assert!(ledger.needs_first_invite(NOW + HOUR, at).expect("read"), "nobody came");
     redeem(&mut ledger, NOW, &token, ANN).expect("let in");
-    assert!(!ledger.needs_first_invite(NOW + 3600, at).expect("read"));
+    assert!(!ledger.needs_first_invite(NOW + HOUR, at).expect("read"));
     ledger.revoke(NOW, "somebody").expect("there");
     assert!(!ledger.needs_first_invite(NOW + DAY, at).expect("read"), "a relay has one first person");
 }
@@ -226,7 +227,7 @@ fn open_invites_are_counted_and_can_be_taken_back() {
     let at = Instant::now();
     let (one, two) = (link(&mut ledger, 1, &member(&[])), link(&mut ledger, 2, &member(&[])));
     let code = ledger.invite_by_code(NOW, at, member(&[])).expect("made");
-    assert_eq!(code.expires, NOW + 600);
+    assert_eq!(code.expires, NOW + 600_000);
     redeem(&mut ledger, NOW, &one, ANN).expect("let in");
     assert_eq!(ledger.open_invites(NOW, at).expect("read"), OpenInvites { links: 1, codes: 1 });
     assert_eq!(

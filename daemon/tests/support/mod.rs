@@ -48,7 +48,20 @@ impl Relay {
     }
 
     async fn run(&mut self) {
-        let server = Server::bind(self.config.clone()).await.expect("bound");
+        let begun = std::time::Instant::now();
+        let server = loop {
+            match Server::bind(self.config.clone()).await {
+                Ok(server) => break server,
+                // The socket of the one before lives until its last client has heard the farewell, and an attempt that failed
+                // for that gives the directory back a moment later.
+                Err(e) => {
+                    let text = format!("{e:#}");
+                    assert!(text.contains("in use") || text.contains("another vchatd"), "{text}");
+                    assert!(begun.elapsed() < PATIENCE, "{text}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        };
         (self.addr, self.pin) = (server.local_addrs()[0], server.pin());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         self.stop = Some(stop);

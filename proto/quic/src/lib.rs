@@ -22,11 +22,25 @@ pub const SEND_BUFFER: usize = 32 * 1024;
 pub const STREAMS: u32 = 4;
 
 /// Opens the UDP socket and the endpoint of a relay.
-pub fn relay_endpoint(addr: SocketAddr, tls: rustls::ServerConfig) -> Result<quinn::Endpoint, EndpointError> {
-    endpoint(addr, Some(relay_config(tls)?)).map_err(EndpointError::Socket)
+pub fn relay_endpoint(
+    addr: SocketAddr,
+    config: quinn::ServerConfig,
+) -> Result<quinn::Endpoint, EndpointError> {
+    endpoint(addr, Some(config)).map_err(EndpointError::Socket)
 }
 
-/// How a relay meets new connections; for an endpoint that is to show another certificate from now on.
+/// The same for connections that are to meet the relay with another key. Tokens given out before stay good.
+pub fn with_key(
+    config: &quinn::ServerConfig,
+    tls: rustls::ServerConfig,
+) -> Result<quinn::ServerConfig, EndpointError> {
+    let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
+    let mut config = config.clone();
+    config.crypto = Arc::new(tls);
+    Ok(config)
+}
+
+/// How a relay meets new connections.
 pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::bin;
@@ -20,8 +21,22 @@ pub struct Call {
 impl Call {
     /// Starts a relay.
     pub fn start() -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("vchat-call").tempdir()?;
-        Ok(Self { relay: Relay::start()?, dir })
+        Self::with(Relay::start()?)
+    }
+
+    /// Starts a relay with these options.
+    pub fn start_with(options: &[&str]) -> anyhow::Result<Self> {
+        Self::with(Relay::start_with(options)?)
+    }
+
+    fn with(relay: Relay) -> anyhow::Result<Self> {
+        Ok(Self { relay, dir: tempfile::Builder::new().prefix("vchat-call").tempdir()? })
+    }
+
+    /// The devices that the relay knows.
+    pub fn relay_devices(&self) -> anyhow::Result<Vec<Value>> {
+        let devices = self.relay.ask(&["devices"])?;
+        Ok(devices.as_array().cloned().unwrap_or_default())
     }
 
     /// A path in the call's directory.
