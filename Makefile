@@ -17,7 +17,7 @@ ifeq ($(DEPS),yes)
 deps = @tests/install-deps.sh $(1)
 endif
 
-.PHONY: build test demo bench check fuzz clean help
+.PHONY: build test demo bench check fuzz mutants clean help
 
 build: ## programs in target/release (default)
 	$(call deps,build)
@@ -49,6 +49,11 @@ fuzz: ## each fuzz target for FUZZ_SECONDS; what it finds is in tests/fuzz/artif
 	@set -e; cd tests; for target in $$($(CARGO) fuzz list); do \
 		echo "== $$target"; $(FUZZ) run $$target --sanitizer none -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0; \
 	done
+
+mutants: ## change the code of keys and pairing in every way known, and see the tests fail; takes an hour
+	$(call deps,build)
+	@$(CARGO) mutants --version 2>/dev/null || $(CARGO) install cargo-mutants --locked
+	$(CARGO) mutants --package vchat-certs --output target
 
 clean: ## remove everything built
 	$(CARGO) clean

@@ -8,6 +8,7 @@ mod jitter;
 mod reassembly;
 mod room;
 mod session;
+mod trust;
 mod wire;
 
 pub use self::admission::admission;
@@ -15,13 +16,14 @@ pub use self::jitter::jitter;
 pub use self::reassembly::reassembly;
 pub use self::room::room;
 pub use self::session::session;
+pub use self::trust::{codes, trust};
 pub use self::wire::{datagram, framing, names};
 
 /// Runs one input.
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("datagram", datagram),
     ("framing", framing),
     ("names", names),
@@ -30,6 +32,8 @@ pub const TARGETS: [(&str, Body); 8] = [
     ("jitter", jitter),
     ("session", session),
     ("admission", admission),
+    ("trust", trust),
+    ("codes", codes),
 ];
 
 #[cfg(test)]
