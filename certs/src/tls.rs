@@ -33,6 +33,9 @@ pub const ALPN: &[u8] = b"vchat/1";
 /// finished handshake tells a stranger who pairs from a member who calls, before a byte of either has been read.
 pub const ALPN_PAIR: &[u8] = b"vchat-pair/1";
 
+/// The application protocol in which an administrator's device asks for invites.
+pub const ALPN_ADMIN: &[u8] = b"vchat-admin/1";
+
 /// What a client wants of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -40,10 +43,12 @@ pub enum Purpose {
     Call,
     /// To become known to it.
     Pair,
+    /// To invite others.
+    Admin,
 }
 
 impl Purpose {
-    const ALL: [Self; 2] = [Self::Call, Self::Pair];
+    const ALL: [Self; 3] = [Self::Call, Self::Pair, Self::Admin];
 
     /// The protocol that a client offers for this purpose.
     #[must_use]
@@ -51,6 +56,7 @@ impl Purpose {
         match self {
             Self::Call => ALPN,
             Self::Pair => ALPN_PAIR,
+            Self::Admin => ALPN_ADMIN,
         }
     }
 

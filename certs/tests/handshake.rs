@@ -132,7 +132,7 @@ async fn a_downgrade_to_another_protocol_or_none_is_refused() {
 
 #[tokio::test]
 async fn a_client_gets_the_protocol_of_its_purpose_and_no_other() {
-    for purpose in [Purpose::Call, Purpose::Pair] {
+    for purpose in [Purpose::Call, Purpose::Pair, Purpose::Admin] {
         let (client, _refused) =
             client_config(&identity(), ServerTrust::FirstUse, purpose).expect("a configuration");
         let (at_client, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
@@ -149,7 +149,8 @@ async fn a_client_gets_the_protocol_of_its_purpose_and_no_other() {
     at_client.expect_err("refused");
     at_relay.expect_err("refused");
     assert_eq!(Purpose::of_alpn(b"h3"), None);
-    assert_eq!((Purpose::Call.alpn(), Purpose::Pair.alpn()), (&b"vchat/1"[..], &b"vchat-pair/1"[..]));
+    let names = [Purpose::Call, Purpose::Pair, Purpose::Admin].map(Purpose::alpn);
+    assert_eq!(names, [&b"vchat/1"[..], b"vchat-pair/1", b"vchat-admin/1"]);
 }
 
 #[tokio::test]

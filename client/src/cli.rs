@@ -10,7 +10,7 @@ use vchat_certs::authority::{Authority, AuthorityError};
 use vchat_certs::code::Code;
 use vchat_certs::invite::{Link, LinkError};
 use vchat_proto::id::{DisplayName, RoomName};
-use vchat_proto::units::Bitrate;
+use vchat_proto::units::{Bitrate, seconds_of_text};
 
 use crate::audio::{MicSpec, SpeakerSpec};
 use crate::video::CameraSpec;
@@ -59,6 +59,35 @@ enum Sub {
         /// How the relay's operator sees this device [default: the user's name]
         #[arg(long, value_parser = name)]
         name: Option<DisplayName>,
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Invite somebody, as an administrator of the relay: print a link, or a code to say
+    #[command(after_help = "Examples:\n  \
+        vchat-client invite --relay relay.example.org\n  \
+        vchat-client invite --relay relay.example.org --room team --uses 5 --ttl 7d")]
+    Invite {
+        /// The relay; `auto`: the one on this local network [port default: 4433] [env: VCHAT_RELAY]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        relay: Option<Target>,
+        /// A room that the device may enter; repeat it for several [default: any]
+        #[arg(long = "room", value_name = "ROOM", value_parser = room)]
+        rooms: Vec<RoomName>,
+        /// For how many devices
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "code")]
+        uses: u32,
+        /// For how long, as in 30m, 24h or 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl, conflicts_with = "code")]
+        ttl: u64,
+        /// A code to say instead of a link: one device, ten minutes, three tries
+        #[arg(long)]
+        code: bool,
+        /// The device may invite others
+        #[arg(long)]
+        admin: bool,
+        /// One JSON object: link, code, expires
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         dirs: DirArgs,
     },
@@ -141,6 +170,8 @@ enum EventFormat {
 /// What to do.
 #[derive(Debug)]
 pub enum Task {
+    /// Invite somebody, as an administrator.
+    Invite(Box<InviteConfig>),
     /// Join a call.
     Call(Box<Config>),
     /// Pair with a relay.
@@ -161,6 +192,29 @@ pub struct PairConfig {
     pub invite: Invite,
     /// How the relay's operator sees this device.
     pub name: DisplayName,
+    /// Where the identity is kept.
+    pub config_dir: PathBuf,
+    /// Where known relays are kept.
+    pub state_dir: PathBuf,
+}
+
+/// A checked wish for an invite.
+#[derive(Clone, Debug)]
+pub struct InviteConfig {
+    /// Where the relay is.
+    pub relay: Target,
+    /// The rooms it is for; any, if there is none.
+    pub rooms: Vec<RoomName>,
+    /// For how many devices.
+    pub uses: u32,
+    /// For how many seconds.
+    pub ttl_s: u64,
+    /// A spoken code rather than a link.
+    pub code: bool,
+    /// The device may invite others.
+    pub admin: bool,
+    /// Whether to print JSON.
+    pub json: bool,
     /// Where the identity is kept.
     pub config_dir: PathBuf,
     /// Where known relays are kept.
@@ -243,17 +297,20 @@ impl Cli {
             Some(Sub::Pair { link, relay, code, name, dirs }) => {
                 return pairing(link, code, relay, name, dirs).map(|config| Task::Pair(Box::new(config)));
             }
+            Some(Sub::Invite { relay, rooms, uses, ttl, code, admin, json, dirs }) => {
+                let relay = relay.map_or_else(from_environment, Ok)?;
+                let (config_dir, state_dir) = dirs.resolve()?;
+                let config =
+                    InviteConfig { relay, rooms, uses, ttl_s: ttl, code, admin, json, config_dir, state_dir };
+                return Ok(Task::Invite(Box::new(config)));
+            }
             None => {}
         }
         let args = self.call;
-        // Not by clap: in the environment it is for those who name no relay, a link included.
-        let environment = || std::env::var("VCHAT_RELAY").ok().filter(|relay| !relay.is_empty());
         let relay = match (args.relay, &args.link) {
             (Some(relay), _) => relay,
             (None, Some(link)) => Target::Relay(link.relay.clone()),
-            (None, None) => {
-                environment().ok_or(NO_RELAY)?.parse().map_err(|e: AuthorityError| e.to_string())?
-            }
+            (None, None) => from_environment()?,
         };
         let (config_dir, state_dir) = args.dirs.resolve()?;
         Ok(Task::Call(Box::new(Config {
@@ -276,6 +333,12 @@ impl Cli {
             state_dir,
         })))
     }
+}
+
+/// Not by clap: in the environment it is for those who name no relay, a link included.
+fn from_environment() -> Result<Target, String> {
+    let relay = std::env::var("VCHAT_RELAY").ok().filter(|relay| !relay.is_empty()).ok_or(NO_RELAY)?;
+    relay.parse().map_err(|e: AuthorityError| e.to_string())
 }
 
 fn pairing(
@@ -327,6 +390,10 @@ impl fmt::Display for Target {
             Self::Lan => f.write_str("on this local network"),
         }
     }
+}
+
+fn ttl(text: &str) -> Result<u64, &'static str> {
+    seconds_of_text(text).ok_or("give a number and a unit, as in 30m, 24h or 7d")
 }
 
 fn invite_link(text: &str) -> Result<Link, String> {
@@ -474,6 +541,17 @@ mod tests {
         ] {
             assert!(pair(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_administrator_invites_with_the_words_of_the_operator() {
+        let args =
+            ["invite", "--relay", "h", "--room", "a", "--room", "b", "--uses", "3", "--ttl", "7d", "--json"];
+        let Ok(Task::Invite(config)) = task(&args) else { panic!("no invite") };
+        assert_eq!((config.rooms.len(), config.uses, config.ttl_s), (2, 3, 604_800));
+        assert!(config.json && !config.code && !config.admin);
+        assert!(task(&["invite", "--relay", "h", "--ttl", "soon"]).is_err());
+        assert!(task(&["invite", "--relay", "h", "--code", "--uses", "2"]).is_err());
     }
 
     #[test]

@@ -39,6 +39,17 @@ fn main() -> ExitCode {
             }
             Err(e) => fail(code(&e), &e),
         },
+        Task::Invite(config) => match net::invite(&config) {
+            Ok(invited) => {
+                let (text, hint) = invited.show(config.json);
+                say(&text);
+                if !hint.is_empty() {
+                    eprintln!("{hint}");
+                }
+                ExitCode::SUCCESS
+            }
+            Err(e) => fail(code(&e), &e),
+        },
         Task::Devices { json } => {
             say(&devices::list(json));
             ExitCode::SUCCESS

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
+use vchat_proto::units::seconds_of_text;
 
 use crate::control::{Invite, Request};
 
@@ -415,18 +416,8 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
     })
 }
 
-/// A time as in `90s`, `30m`, `24h` or `7d`, in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "give a number and a unit, as in 30m, 24h or 7d".to_owned();
-    let (digits, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
-    let unit = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(wrong()),
-    };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    seconds_of_text(text).ok_or("give a number and a unit, as in 30m, 24h or 7d")
 }
 
 const CONTROL_NAME: &str = "control.sock";

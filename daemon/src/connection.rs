@@ -18,6 +18,7 @@ use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{CHAT_HISTORY, HELLO_TIMEOUT, MAX_HELLO, MAX_MESSAGE, MEDIA_RATE};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
+use crate::admin;
 use crate::keys::{self, Shown};
 use crate::pairing::{self, Desk};
 use crate::registry::{Admission, Device, LedgerError, unix_ms_now};
@@ -36,12 +37,16 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
             let desk = Desk { registry: shared.registry.clone(), relay };
             attempt.settle(pairing::serve(&connection, pin, &desk).await);
         }
-        Some(Purpose::Call) => {
+        Some(purpose @ (Purpose::Call | Purpose::Admin)) => {
             let entry = shared.members.enter(pin, &connection);
             match admit(&connection, pin, shared).await {
                 Ok(device) => {
                     attempt.settle(Outcome::Member);
-                    call(connection, device, relay, shared).await;
+                    if purpose == Purpose::Admin {
+                        admin::serve(&connection, &device, &shared.registry, relay).await;
+                    } else {
+                        call(connection, device, relay, shared).await;
+                    }
                 }
                 Err(code) => {
                     tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "refused a device: {}", code.reason());

@@ -10,6 +10,7 @@
 //! keys task (owns the relay's keys) -> announcements to all clients, TLS of new connections
 //! ```
 
+mod admin;
 pub mod config;
 mod connection;
 pub mod control;

@@ -39,15 +39,20 @@ pub(crate) async fn serve(connection: &Connection, pin: Pin, desk: &Desk) -> Out
         Ok(Err(End::Goodbye | End::Connection)) => return FAILED,
         Err(_) => (CloseCode::HelloTimeout, FAILED),
     };
-    if code != CloseCode::Goodbye {
-        tracing::debug!(%address, "a pairing was broken off: {}", code.reason());
-    }
     if code == CloseCode::Goodbye {
-        // The client closes when it has the answer; a close from here might overtake it.
-        drop(tokio::time::timeout(FAREWELL, connection.closed()).await);
+        farewell(connection).await;
+    } else {
+        tracing::debug!(%address, "a pairing was broken off: {}", code.reason());
+        vchat_quic::close(connection, code);
     }
-    vchat_quic::close(connection, code);
     outcome
+}
+
+/// Closes a connection whose one answer is written.
+pub(crate) async fn farewell(connection: &Connection) {
+    // The client closes when it has the answer; a close from here might overtake it.
+    drop(tokio::time::timeout(FAREWELL, connection.closed()).await);
+    vchat_quic::close(connection, CloseCode::Goodbye);
 }
 
 enum Answer {

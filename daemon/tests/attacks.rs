@@ -183,6 +183,20 @@ async fn a_network_that_keeps_failing_is_refused_and_its_members_stay() {
     assert!(member.is_here());
 }
 
+// ---- Administration ----
+
+#[tokio::test]
+async fn a_member_or_a_stranger_who_asks_for_invites_is_refused() {
+    let relay = Relay::start().await;
+    for (who, code_expected) in
+        [(relay.device().await, CloseCode::NotAdmin), (identity(), CloseCode::NotPaired)]
+    {
+        let line = connect(relay.addr, &who, Purpose::Admin).await.expect("a connection");
+        assert_eq!(code(&line.connection).await, code_expected);
+    }
+    assert_eq!(relay.ask(Request::Invites).await.expect("told")["links"], 0);
+}
+
 // ---- Links ----
 
 #[tokio::test]

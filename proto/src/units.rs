@@ -98,6 +98,21 @@ impl Sub<Duration> for MediaTime {
     }
 }
 
+/// Reads a time for people, a number and a unit as in `90s`, `30m`, `24h` or `7d`, in seconds. None for anything else.
+#[must_use]
+pub fn seconds_of_text(text: &str) -> Option<u64> {
+    let last = text.chars().next_back()?;
+    let unit = match last {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return None,
+    };
+    let digits = text.strip_suffix(last).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +130,27 @@ mod tests {
         assert_eq!(MediaTime::from_micros(5) - Duration::from_secs(1), MediaTime::default());
         assert_eq!(MediaTime::from_micros(5).micros_since(MediaTime::from_micros(9)), -4);
         assert_eq!(MediaTime::from_micros(5).offset(-9), MediaTime::default());
+    }
+
+    #[test]
+    fn times_for_people_are_read() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("24h", 86_400), ("7d", 604_800), ("0s", 0)] {
+            assert_eq!(seconds_of_text(text), Some(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "24",
+            "1.5h",
+            "-1d",
+            "+1d",
+            "1 h",
+            "1w",
+            "é",
+            "99999999999999999999d",
+            "9999999999999999d",
+        ] {
+            assert_eq!(seconds_of_text(text), None, "{text}");
+        }
     }
 }

@@ -225,6 +225,38 @@ fn a_relay_is_found_on_the_local_network_by_its_key() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_administrator_invites_from_afar_and_nobody_else_does() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    let relay = call.relay.address().to_string();
+    let invite = |name: &str, more: &[&str]| {
+        client(&[&["invite", "--relay", &relay, "--json"], more].concat(), &call.path(name))
+    };
+    visit(&call, "ann", &call.relay.invite(&["--admin"])?)?;
+    let output = invite("ann", &["--room", "team"])?;
+    assert!(output.status.success(), "{}", said(&output));
+    let made: Value = serde_json::from_slice(&output.stdout)?;
+    let link = made["link"].as_str().context("no link")?;
+    assert!(link.starts_with(&format!("vchat://{relay}/#")) && made["code"].is_null(), "{made}");
+    assert_eq!(visit(&call, "bob", link)?["room"], "team");
+
+    let output = invite("ann", &["--code"])?;
+    let made: Value = serde_json::from_slice(&output.stdout)?;
+    let code = made["code"].as_str().context("no code")?;
+    let output = client(&["pair", "--relay", &relay, "--code", code], &call.path("cat"))?;
+    assert!(output.status.success(), "{}", said(&output));
+
+    for (name, part) in [("bob", "only from administrators"), ("eve", "not paired")] {
+        let output = invite(name, &[])?;
+        assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+        assert!(said(&output).contains(part), "{}", said(&output));
+    }
+    let output = invite("ann", &["--uses", "100000"])?;
+    assert!(output.status.code() == Some(1) && said(&output).contains("1 to 1000"), "{}", said(&output));
+    assert_eq!(call.relay_devices()?.len(), 3);
+    Ok(())
+}
+
+#[test]
 fn operators_hear_what_is_wrong() -> anyhow::Result<()> {
     let call = Call::start()?;
     let fails =

@@ -118,12 +118,15 @@ impl Connector {
         Ok(next)
     }
 
-    /// Connects to the relay, for a call.
-    pub(crate) fn connect(&self) -> impl Future<Output = Result<Connected, Loss>> + Send + use<> {
+    /// Connects to the relay as a device that has paired with it.
+    pub(crate) fn connect(
+        &self,
+        purpose: Purpose,
+    ) -> impl Future<Output = Result<Connected, Loss>> + Send + use<> {
         let (target, expectation) = (self.target.clone(), self.expectation());
         let identity = self.identity.clone();
         async move {
-            let terms = Terms { identity, trust: expectation.trust(), purpose: Purpose::Call };
+            let terms = Terms { identity, trust: expectation.trust(), purpose };
             let addrs = addresses(&target, &expectation).await?;
             reach::connect(addrs, &terms).await.map_err(|e| match e {
                 Unreached::OtherKey(theirs) => expectation.other_key(&target, theirs, terms.identity.pin()),

@@ -2,13 +2,16 @@
 
 mod connect;
 mod inbound;
+mod invite;
 mod link;
 mod pair;
 mod reach;
 mod run;
+mod talk;
 mod uplink;
 
 pub(crate) use self::connect::not_paired;
+pub use self::invite::{Invited, run as invite};
 pub use self::pair::{PairError, Paired, run as pair};
 
 use std::sync::Arc;

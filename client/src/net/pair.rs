@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quinn::{ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::ConnectionError;
 use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
 use vchat_certs::known::KnownError;
@@ -11,12 +11,12 @@ use vchat_certs::pin::Pin;
 use vchat_certs::tls::{Purpose, ServerTrust};
 use vchat_proto::id::DisplayName;
 use vchat_proto::session::End;
-use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
 use super::connect::{Connector, label_of, list};
 use super::reach::{self, Connected, Terms, Unreached};
+use super::talk::Talk;
 use crate::cli::{Invite, PairConfig, Target};
 
 /// What came of a pairing.
@@ -45,9 +45,8 @@ pub fn run(config: &PairConfig) -> Result<Paired, PairError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
     let paired = runtime.block_on(async {
-        let (paired, endpoint) = pair(&mut connector, &config.invite, &config.name).await?;
-        // The relay waits for our close; it notices in time also without.
-        drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
+        let (paired, closed) = pair(&mut connector, &config.invite, &config.name).await?;
+        closed.farewell().await;
         Ok(paired)
     });
     // A name service that does not answer must not hold up the end of the program.
@@ -78,8 +77,8 @@ impl From<PairError> for End {
     }
 }
 
-/// Makes this device and the relay known to each other, and writes the relay's key down. Also returns the endpoint, which is to
-/// live until the close of the connection is sent.
+/// Makes this device and the relay known to each other, and writes the relay's key down. Also returns the connection, which
+/// is closed and is to live until that is sent.
 ///
 /// # Errors
 /// See [`PairError`]. What the relay may have written down by then does no harm: the same device may use the same link again.
@@ -87,7 +86,7 @@ pub(crate) async fn pair(
     connector: &mut Connector,
     invite: &Invite,
     name: &DisplayName,
-) -> Result<(Paired, Endpoint), PairError> {
+) -> Result<(Paired, Connected), PairError> {
     let wanted = match invite {
         Invite::Link(link) => vec![link.pin],
         Invite::Code(_) => Vec::new(),
@@ -117,7 +116,7 @@ pub(crate) async fn pair(
         match answer {
             Ok(Answer::Paired(paired)) => {
                 let paired = remember(connector, label, connected.pin, paired)?;
-                return Ok((paired, connected.endpoint));
+                return Ok((paired, connected));
             }
             // Somebody else tries the same code, or the relay still waits for an attempt of ours that was broken off.
             Ok(Answer::Refused(pb::PairRefusal::Busy)) if waited < PATIENCE => {
@@ -150,9 +149,8 @@ async fn talk(
     invite: &Invite,
     name: &DisplayName,
 ) -> Result<Answer, Broken> {
-    let streams = connected.connection.open_bi().await.map_err(lost)?;
-    let mut stream =
-        Stream { connected, send: streams.0, receive: streams.1, deframer: Deframer::new(MAX_PAIRING) };
+    let talk = Talk::open(&connected.connection, MAX_PAIRING).await.map_err(lost)?;
+    let mut stream = Stream { connected, talk };
     match invite {
         Invite::Link(link) => by_link(&mut stream, link, name).await,
         Invite::Code(code) => by_code(&mut stream, ours, code, name).await,
@@ -200,30 +198,15 @@ async fn by_code(
 
 struct Stream<'a> {
     connected: &'a Connected,
-    send: SendStream,
-    receive: RecvStream,
-    deframer: Deframer,
+    talk: Talk,
 }
 
 impl Stream<'_> {
     /// Sends a message and waits for the answer.
     async fn exchange(&mut self, body: pb::pair_up::Body) -> Result<pb::pair_down::Body, Broken> {
-        let message = frame(&pb::PairUp { body: Some(body) });
-        if self.send.write_all(&message).await.is_err() {
-            return Err(lost(self.connected.connection.closed().await));
-        }
-        loop {
-            match self.deframer.pop::<pb::PairDown>() {
-                Ok(Some(message)) => return message.body.ok_or_else(nonsense),
-                Ok(None) => {}
-                Err(_) => return Err(nonsense()),
-            }
-            match self.receive.read_chunk(MAX_PAIRING, true).await {
-                Ok(Some(chunk)) => self.deframer.push(&chunk.bytes),
-                Ok(None) => return Err(nonsense()),
-                Err(_) => return Err(lost(self.connected.connection.closed().await)),
-            }
-        }
+        let message = pb::PairUp { body: Some(body) };
+        let answer = self.talk.exchange::<pb::PairUp, pb::PairDown>(&message).await.map_err(lost)?;
+        answer.body.ok_or_else(nonsense)
     }
 }
 
@@ -309,5 +292,3 @@ const AGENT: &str = concat!("vchat-client ", env!("CARGO_PKG_VERSION"));
 /// How long to wait for a code that somebody else is trying: longer than a relay lets an attempt take.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(500);
-/// For our close to be sent.
-const FAREWELL: Duration = Duration::from_millis(200);

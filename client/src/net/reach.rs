@@ -19,6 +19,13 @@ pub(crate) struct Connected {
     pub(crate) pin: Pin,
 }
 
+impl Connected {
+    /// Waits until the close of the connection is sent; the other side notices in time also without.
+    pub(crate) async fn farewell(&self) {
+        drop(tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await);
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug)]
 pub(crate) enum Unreached {
@@ -118,3 +125,5 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_AROUND: Duration = Duration::from_secs(3);
 /// Between the answers of the two address families.
 const SETTLE: Duration = Duration::from_millis(100);
+/// For a close to be sent and answered.
+const FAREWELL: Duration = Duration::from_millis(200);

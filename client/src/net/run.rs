@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use vchat_certs::invite::Link as InviteLink;
 use vchat_certs::known::KnownError;
+use vchat_certs::tls::Purpose;
 use vchat_proto::id::{DisplayName, RoomName, TrackId};
 use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
 use vchat_proto::wire::datagram::Media;
@@ -72,8 +73,8 @@ async fn run(mut setup: Setup) -> Result<(), String> {
         let pairing = pair(&mut connector, &invite, &setup.name);
         let Some(paired) = unless_left(pairing, &mut setup.commands, &mut early).await else { return Ok(()) };
         let news = match paired {
-            Ok((paired, endpoint)) => {
-                tokio::spawn(async move { endpoint.wait_idle().await });
+            Ok((paired, closed)) => {
+                tokio::spawn(async move { closed.farewell().await });
                 NetNews::Paired(paired)
             }
             Err(PairError::Local(why)) => return Err(why),
@@ -291,7 +292,7 @@ impl Runner {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect => {
-                    let connected = self.connector.connect();
+                    let connected = self.connector.connect(Purpose::Call);
                     self.connecting = Some(Box::pin(async { Link::open(connected.await?).await }));
                 }
                 Output::Control(message) => {

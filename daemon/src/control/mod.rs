@@ -12,7 +12,7 @@ mod serve;
 use serde::{Deserialize, Serialize};
 
 pub use self::ask::{AskError, ask};
-pub(crate) use self::office::Office;
+pub(crate) use self::office::{Office, Secret, make};
 pub use self::print::show;
 pub(crate) use self::serve::{Door, serve};
 

@@ -8,13 +8,15 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use vchat_certs::authority::{Authority, DEFAULT_PORT};
+use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
+use vchat_certs::pin::Pin;
 use vchat_proto::id::{DisplayName, RoomName};
 use vchat_proto::wire::close::CloseCode;
 
 use super::{Invite, Reply, Request};
 use crate::keys::{self, Progress};
-use crate::registry::{Device, Grant, OpenInvites, Role, SelectError, unix_ms_now};
+use crate::registry::{Device, Grant, Invited, OpenInvites, Registry, Role, SelectError, unix_ms_now};
 use crate::server::Shared;
 
 /// Carries out requests of people who may make them.
@@ -54,30 +56,19 @@ impl Office {
     }
 
     async fn invite(&self, invite: Invite) -> anyhow::Result<Value> {
-        ensure!((1..=MAX_USES).contains(&invite.uses), "an invite is for 1 to {MAX_USES} devices");
-        ensure!(
-            (MIN_SECONDS..=MAX_SECONDS).contains(&invite.ttl_s),
-            "an invite is good for a minute to 90 days"
-        );
-        ensure!(invite.rooms.len() <= MAX_ROOMS, "an invite is for at most {MAX_ROOMS} rooms");
-        let rooms = invite.rooms.iter().map(|name| RoomName::parse(name));
-        let rooms = rooms.collect::<Result<Vec<_>, _>>().context("this is no name for a room")?;
-        let grant = Grant { role: if invite.admin { Role::Admin } else { Role::Member }, rooms };
-        let now = unix_ms_now();
-        if invite.code {
-            let made =
-                self.shared.registry.ask(move |l| l.invite_by_code(now, Instant::now(), grant)).await??;
-            let relay = self.called(None).to_string();
-            let code = made.secret.to_string();
-            return Ok(json!({"link": null, "code": code, "expires": rfc3339(made.expires), "relay": relay}));
-        }
-        let host = invite.host.map(|host| host.parse::<Authority>()).transpose()?;
-        let relay = self.called(host);
-        let (ttl_ms, uses) = (invite.ttl_s.saturating_mul(1000), invite.uses);
-        let made = self.shared.registry.ask(move |l| l.invite(now, ttl_ms, uses, &grant)).await??;
+        let host = invite.host.as_ref().map(|host| host.parse::<Authority>()).transpose()?;
         let pin = self.shared.keys.borrow().current.pin();
-        let link = Link { relay, pin, token: made.secret };
-        Ok(json!({"link": link.to_string(), "code": null, "expires": rfc3339(made.expires), "uses": uses}))
+        let made = make(&self.shared.registry, pin, self.called(host), &invite).await?;
+        let expires = rfc3339(made.expires);
+        Ok(match made.secret {
+            Secret::Link(link) => {
+                json!({"link": link.to_string(), "code": null, "expires": expires, "uses": invite.uses})
+            }
+            Secret::Code(code) => {
+                let relay = self.called(None).to_string();
+                json!({"link": null, "code": code.to_string(), "expires": expires, "relay": relay})
+            }
+        })
     }
 
     async fn open_invites(&self) -> anyhow::Result<Value> {
@@ -153,6 +144,35 @@ impl Office {
         let bound = self.addrs.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
         if bound.is_unspecified() { own_address(bound) } else { bound.to_canonical() }
     }
+}
+
+/// What an invited person is given.
+pub(crate) enum Secret {
+    Link(Link),
+    Code(Code),
+}
+
+/// Makes an invite to the relay with this key, which links call `relay`.
+pub(crate) async fn make(
+    registry: &Registry,
+    pin: Pin,
+    relay: Authority,
+    invite: &Invite,
+) -> anyhow::Result<Invited<Secret>> {
+    ensure!((1..=MAX_USES).contains(&invite.uses), "an invite is for 1 to {MAX_USES} devices");
+    ensure!((MIN_SECONDS..=MAX_SECONDS).contains(&invite.ttl_s), "an invite is good for a minute to 90 days");
+    ensure!(invite.rooms.len() <= MAX_ROOMS, "an invite is for at most {MAX_ROOMS} rooms");
+    let rooms = invite.rooms.iter().map(|name| RoomName::parse(name));
+    let rooms = rooms.collect::<Result<Vec<_>, _>>().context("this is no name for a room")?;
+    let grant = Grant { role: if invite.admin { Role::Admin } else { Role::Member }, rooms };
+    let now = unix_ms_now();
+    if invite.code {
+        let made = registry.ask(move |l| l.invite_by_code(now, Instant::now(), grant)).await??;
+        return Ok(Invited { secret: Secret::Code(made.secret), expires: made.expires });
+    }
+    let (ttl_ms, uses) = (invite.ttl_s.saturating_mul(1000), invite.uses);
+    let made = registry.ask(move |l| l.invite(now, ttl_ms, uses, &grant)).await??;
+    Ok(Invited { secret: Secret::Link(Link { relay, pin, token: made.secret }), expires: made.expires })
 }
 
 /// The address from which this machine would talk to the world; nothing is sent. A machine without a way there is reached by

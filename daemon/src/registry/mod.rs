@@ -12,7 +12,7 @@ mod tests;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::devices::{Admission, Device, Role, SelectError};
-pub(crate) use self::invites::{CodeBegin, Grant, OpenInvites, Refusal};
+pub(crate) use self::invites::{CodeBegin, Grant, Invited, OpenInvites, Refusal};
 pub(crate) use self::ledger::{Ledger, LedgerError, unix_ms_now};
 
 type Job = Box<dyn FnOnce(&mut Ledger) + Send>;

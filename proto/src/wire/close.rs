@@ -26,11 +26,13 @@ pub enum CloseCode {
     Revoked = 9,
     /// The client's invite was for other rooms.
     OtherRoom = 10,
+    /// The client's device is not an administrator's.
+    NotAdmin = 11,
 }
 
 impl CloseCode {
     /// All codes, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Goodbye,
         Self::Protocol,
         Self::BadName,
@@ -42,6 +44,7 @@ impl CloseCode {
         Self::NotPaired,
         Self::Revoked,
         Self::OtherRoom,
+        Self::NotAdmin,
     ];
 
     /// The code of a number seen on the wire; none for one that this version does not know.
@@ -71,6 +74,7 @@ impl CloseCode {
             Self::NotPaired => "this device is not paired with the relay",
             Self::Revoked => "this device has been revoked",
             Self::OtherRoom => "this device was invited to other rooms",
+            Self::NotAdmin => "this device is not an administrator's",
         }
     }
 }
@@ -82,8 +86,8 @@ mod tests {
     #[test]
     fn codes_are_their_numbers_for_ever() {
         let numbers: Vec<u32> = CloseCode::ALL.iter().map(|c| *c as u32).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert!(CloseCode::ALL.iter().all(|c| CloseCode::from_u64(*c as u64) == Some(*c)));
-        assert_eq!(CloseCode::from_u64(11), None);
+        assert_eq!(CloseCode::from_u64(12), None);
     }
 }

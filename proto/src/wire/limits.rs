@@ -18,7 +18,7 @@ pub const MAX_HELLO: usize = 4 * 1024;
 /// Largest message of a pairing, the only ones that a stranger can make the relay read. A name and 33 bytes take 200.
 pub const MAX_PAIRING: usize = 1024;
 
-/// Time for a pairing from the handshake to the last message: a few round trips, nothing in it waits for a person.
+/// Time for a pairing, or an administrator's request, from the handshake to the last message: a few round trips, nothing in it waits for a person.
 pub const PAIRING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most participants of one room.

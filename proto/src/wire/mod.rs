@@ -40,6 +40,11 @@
 //! `Paired` or `PairRefused`; the relay is trusted only after its proof in `Paired`. Then the client closes the
 //! connection and makes another for the call. A link redeemed again by the same device is answered `Paired` again.
 //!
+//! # Administration
+//! An administrator's device invites others on a connection with ALPN `vchat-admin/1`: one bidirectional stream (no type byte)
+//! for one `AdminUp` of at most [`limits::MAX_HELLO`] bytes and one `AdminDown`, within [`limits::PAIRING_TIMEOUT`]. Any other
+//! device is closed with `NotAdmin`.
+//!
 //! # The relay's next key
 //! A relay that changes its key announces the next one (`NextKey`) to every client after its welcome. A client verifies the
 //! signature, stores the next pin beside the present one and says so (`NextKeyStored`). It accepts either from then on; once it
