@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_proto::units::seconds_of_text;
@@ -33,10 +33,6 @@ pub struct Flags {
     #[arg(long, env = "VCHATD_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
-    /// UDP address to listen on; repeat it for several; port 0 takes any free one [default: [::]:4433]
-    #[arg(long, env = "VCHATD_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',', global = true)]
-    listen: Vec<SocketAddr>,
-
     /// Where the relay's keys and devices are kept [default: $STATE_DIRECTORY, else ~/.local/state/vchatd]
     #[arg(long, env = "VCHATD_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
@@ -46,28 +42,39 @@ pub struct Flags {
     #[arg(long, env = "VCHATD_CONTROL", value_name = "PATH", global = true)]
     control: Option<PathBuf>,
 
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What only a running relay needs to know.
+#[derive(Args, Clone, Debug)]
+struct RunArgs {
+    /// UDP address to listen on; repeat it for several; port 0 takes any free one [default: [::]:4433]
+    #[arg(long, env = "VCHATD_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+
     /// How to write the log [default: text]
-    #[arg(long, env = "VCHATD_LOG", value_name = "FORMAT", global = true)]
+    #[arg(long, env = "VCHATD_LOG", value_name = "FORMAT")]
     log: Option<LogFormat>,
 
     /// What people call this relay, for invite links [default: this machine's address]
-    #[arg(long, env = "VCHATD_PUBLIC", value_name = "HOST[:PORT]", global = true)]
+    #[arg(long, env = "VCHATD_PUBLIC", value_name = "HOST[:PORT]")]
     public: Option<Authority>,
 
     /// Whether the relay tells the local network that it is there, for `vchat-client --relay auto`; auto: if its address is a
     /// private one [default: auto]
-    #[arg(long, env = "VCHATD_MDNS", value_name = "WHEN", global = true)]
+    #[arg(long, env = "VCHATD_MDNS", value_name = "WHEN")]
     mdns: Option<Mdns>,
 
     /// Let everybody in who reaches the port, and remember their keys. For a network without strangers only
-    #[arg(long, env = "VCHATD_TRUST_ON_FIRST_USE", global = true)]
+    #[arg(long, env = "VCHATD_TRUST_ON_FIRST_USE")]
     trust_on_first_use: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Run the relay (what happens without a command, too)
-    Run,
+    Run(RunArgs),
     /// Invite somebody: print a link, or a code to say
     #[command(after_help = "Examples:\n  \
         vchatd invite                          a link for one device, good for a day\n  \
@@ -338,12 +345,25 @@ impl Flags {
     }
 }
 
+impl RunArgs {
+    /// These, and what they leave open as `other` has it: options may stand before and after `run`.
+    fn or(self, other: Self) -> Self {
+        Self {
+            listen: if self.listen.is_empty() { other.listen } else { self.listen },
+            log: self.log.or(other.log),
+            public: self.public.or(other.public),
+            mdns: self.mdns.or(other.mdns),
+            trust_on_first_use: self.trust_on_first_use || other.trust_on_first_use,
+        }
+    }
+}
+
 impl Command {
     /// What to ask the running relay; none for running it.
     fn request(self) -> Option<(Request, Output)> {
         let output = |json| if json { Output::Json } else { Output::Text };
         Some(match self {
-            Self::Run => return None,
+            Self::Run(_) => return None,
             Self::Invite { rooms, uses, ttl, host, code, admin, qr, json } => {
                 let host = host.map(|host| host.to_string());
                 let invite = Invite { rooms, uses, ttl_s: ttl, host, code, admin };
@@ -395,7 +415,11 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
 }
 
 fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
-    let listen = Some(flags.listen).filter(|l| !l.is_empty()).or(file.listen).filter(|l| !l.is_empty());
+    let run = match flags.command {
+        Some(Command::Run(run)) => run.or(flags.run),
+        _ => flags.run,
+    };
+    let listen = Some(run.listen).filter(|l| !l.is_empty()).or(file.listen).filter(|l| !l.is_empty());
     let chosen = flags.state_dir.or(file.state_dir);
     // Who chooses a state directory means another relay than the service's.
     let runtime = dirs.runtime.filter(|_| chosen.is_none() || chosen == dirs.state);
@@ -409,10 +433,10 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0_u16; 8], DEFAULT_PORT))]),
         control: control.unwrap_or_else(|| runtime.unwrap_or_else(|| state_dir.clone()).join(CONTROL_NAME)),
         state_dir,
-        log: flags.log.or(file.log).unwrap_or(LogFormat::Text),
-        public: flags.public.or(public),
-        mdns: flags.mdns.or(file.mdns).unwrap_or(Mdns::Auto),
-        trust_on_first_use: flags.trust_on_first_use || file.trust_on_first_use.unwrap_or(false),
+        log: run.log.or(file.log).unwrap_or(LogFormat::Text),
+        public: run.public.or(public),
+        mdns: run.mdns.or(file.mdns).unwrap_or(Mdns::Auto),
+        trust_on_first_use: run.trust_on_first_use || file.trust_on_first_use.unwrap_or(false),
     })
 }
 
@@ -455,6 +479,8 @@ mod tests {
         assert_eq!((config.control.as_path(), config.mdns), (Path::new("/run/x"), Mdns::Off));
         assert_eq!(config.public.map(|p| p.to_string()), Some("relay.example:4433".into()));
         assert!(config.trust_on_first_use);
+        let config = merged(&["--listen", "1.1.1.1:1", "run", "--log", "text"], file).expect("good");
+        assert_eq!((config.listen.len(), config.log), (1, LogFormat::Text));
         let config = merged(&["run", "--public", "b:7", "--control", "/c"], file).expect("good");
         assert_eq!(config.public.map(|p| p.to_string()), Some("b:7".into()));
         assert_eq!((config.control.as_path(), config.listen.len()), (Path::new("/c"), 2));
