@@ -14,7 +14,7 @@ pub enum CloseCode {
     RoomFull = 3,
     /// No hello came within [`super::limits::HELLO_TIMEOUT`].
     HelloTimeout = 4,
-    /// More messages than [`super::limits`] allows.
+    /// More messages than [`super::limits`] allows, or more connections than a device may have.
     TooFast = 5,
     /// The relay stops; come back in a moment.
     ShuttingDown = 6,
@@ -68,7 +68,7 @@ impl CloseCode {
             Self::BadName => "the name of the room or of the person is not allowed",
             Self::RoomFull => "the room is full",
             Self::HelloTimeout => "no hello in time",
-            Self::TooFast => "too many messages",
+            Self::TooFast => "too many messages or connections",
             Self::ShuttingDown => "the relay is shutting down",
             Self::TooSlow => "messages were not read in time",
             Self::NotPaired => "this device is not paired with the relay",
