@@ -18,24 +18,31 @@ pub struct Authority {
 #[error("'{0}' is no relay: give HOST or HOST:PORT, as in relay.example.org:4433")]
 pub struct AuthorityError(String);
 
-/// Parses `HOST`, `HOST:PORT`, an IPv6 address, or `[IPv6]:PORT`; the port is [`DEFAULT_PORT`] where none is named.
+/// As [`Authority::parse`] with [`DEFAULT_PORT`].
 impl FromStr for Authority {
     type Err = AuthorityError;
 
     fn from_str(text: &str) -> Result<Self, AuthorityError> {
+        Self::parse(text, DEFAULT_PORT)
+    }
+}
+
+impl Authority {
+    /// Parses `HOST`, `HOST:PORT`, an IPv6 address, or `[IPv6]:PORT`; `default_port` counts where none is named.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, AuthorityError> {
         let wrong = || AuthorityError(text.chars().take(MAX_TEXT_CHARS).collect());
         let port = |p: &str| p.parse().ok().filter(|p| *p != 0).ok_or_else(wrong);
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
             match rest.strip_prefix(':') {
                 Some(p) => (host, port(p)?),
-                None if rest.is_empty() => (host, DEFAULT_PORT),
+                None if rest.is_empty() => (host, default_port),
                 None => return Err(wrong()),
             }
         } else {
             match text.split_once(':') {
                 Some((host, p)) if !p.contains(':') => (host, port(p)?),
-                _ => (text, DEFAULT_PORT),
+                _ => (text, default_port),
             }
         };
         let strange = |c: char| c.is_whitespace() || c.is_control() || "/[]@?#".contains(c);
@@ -90,6 +97,9 @@ mod tests {
         for text in ["[::1]:7", "relay.example:4433", "10.0.0.1:5"] {
             let relay: Authority = text.parse().expect("a relay");
             assert_eq!(relay.to_string(), text);
+        }
+        for (text, port) in [("h", 7), ("h:9", 9), ("::1", 7), ("[::1]", 7), ("[::1]:9", 9)] {
+            assert_eq!(Authority::parse(text, 7).expect("a relay").port, port, "{text}");
         }
         let error = format!("a b{}", "x".repeat(1000)).parse::<Authority>().expect_err("no relay");
         assert!(error.to_string().contains("a b") && error.to_string().len() < 200, "{error}");

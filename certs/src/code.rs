@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::random::{self, NoRandomness};
 
@@ -14,7 +14,7 @@ use crate::random::{self, NoRandomness};
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code {
     nameplate: u16,
-    digits: [u8; DIGITS],
+    digits: Zeroizing<[u8; DIGITS]>,
 }
 
 /// A text is no code. It is not repeated: it may hold a secret.
@@ -29,13 +29,9 @@ impl Code {
     /// Never: a nameplate of 0 or beyond [`MAX_NAMEPLATE`] is brought into that range.
     pub fn generate(nameplate: u16) -> Result<Self, NoRandomness> {
         loop {
-            let random = u32::from_be_bytes(random::bytes()?);
-            // Above the last multiple of 10^8 the remainders would not be equally likely.
-            if random < UNBIASED {
-                let digits = format!("{:08}", random % RANGE);
-                let mut code = Self { nameplate: nameplate.clamp(1, MAX_NAMEPLATE), digits: [0; DIGITS] };
-                code.digits.copy_from_slice(digits.as_bytes());
-                return Ok(code);
+            if let Some(digits) = digits(u32::from_be_bytes(random::bytes()?)) {
+                let nameplate = nameplate.clamp(1, MAX_NAMEPLATE);
+                return Ok(Self { nameplate, digits: Zeroizing::new(digits) });
             }
         }
     }
@@ -88,14 +84,23 @@ impl FromStr for Code {
         let nameplate = std::str::from_utf8(nameplate).map_err(|_| CodeError)?;
         let nameplate =
             nameplate.parse().ok().filter(|n| (1..=MAX_NAMEPLATE).contains(n)).ok_or(CodeError)?;
-        Ok(Self { nameplate, digits: *digits })
+        Ok(Self { nameplate, digits: Zeroizing::new(*digits) })
     }
 }
 
-impl Drop for Code {
-    fn drop(&mut self) {
-        self.digits.zeroize();
+/// A random number as eight digits that are all equally likely; none for the few numbers above the last multiple of 10^8, whose
+/// remainders would not be.
+fn digits(random: u32) -> Option<[u8; DIGITS]> {
+    if random >= UNBIASED {
+        return None;
     }
+    let mut digits = [b'0'; DIGITS];
+    let mut rest = random % RANGE;
+    for digit in digits.iter_mut().rev() {
+        *digit += u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    Some(digits)
 }
 
 /// The largest nameplate: more open codes than anybody hands out within ten minutes.
@@ -125,7 +130,9 @@ mod tests {
 
     #[test]
     fn what_is_no_code_is_refused() {
-        let long = format!("4-1234-5678{}", " ".repeat(100));
+        let just = format!("4-1234-5678{}", " ".repeat(MAX_TEXT_BYTES - 11));
+        assert!(just.parse::<Code>().is_ok());
+        let long = format!("{just} ");
         for text in [
             "",
             "1234-5678",
@@ -137,6 +144,21 @@ mod tests {
             &long,
         ] {
             assert_eq!(text.parse::<Code>(), Err(CodeError), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_its_digits_unless_it_would_favour_some() {
+        for (random, expected) in [
+            (0, Some(b"00000000")),
+            (12_345_678, Some(b"12345678")),
+            (99_999_999, Some(b"99999999")),
+            (100_000_007, Some(b"00000007")),
+            (UNBIASED - 1, Some(b"99999999")),
+            (UNBIASED, None),
+            (u32::MAX, None),
+        ] {
+            assert_eq!(digits(random).as_ref(), expected, "{random}");
         }
     }
 

@@ -20,6 +20,8 @@ pub struct OpenCodes<Grant> {
     /// meet the next person's code.
     last: u16,
     attempts: u64,
+    /// Attempts under way at nameplates that are not open: they are as busy as open ones.
+    decoys: BTreeMap<u16, u64>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub enum Begin {
     /// Somebody else is trying this code right now; a moment later it may be free.
     Busy,
     /// There is no such code (any more). Let the exchange fail like a wrong code, or strangers learn which nameplates are open.
-    Nothing,
+    Nothing(Attempt),
 }
 
 /// No code can be given out.
@@ -63,7 +65,7 @@ pub enum IssueError {
 
 impl<Grant> Default for OpenCodes<Grant> {
     fn default() -> Self {
-        Self { open: BTreeMap::new(), last: 0, attempts: 0 }
+        Self { open: BTreeMap::new(), last: 0, attempts: 0, decoys: BTreeMap::new() }
     }
 }
 
@@ -88,19 +90,29 @@ impl<Grant> OpenCodes<Grant> {
 
     /// Somebody wants to try a code.
     pub fn begin(&mut self, now: Instant, nameplate: u16) -> Begin {
-        let Some(slot) = self.open.get_mut(&nameplate).filter(|slot| now < slot.until) else {
-            return Begin::Nothing;
-        };
-        if slot.attempt.is_some() {
+        // Others are the same one nameplate that is never open, so that there are only so many decoys.
+        let nameplate = if nameplate <= MAX_NAMEPLATE { nameplate } else { 0 };
+        let slot = self.open.get_mut(&nameplate).filter(|slot| now < slot.until);
+        if self.decoys.contains_key(&nameplate) || slot.as_ref().is_some_and(|slot| slot.attempt.is_some()) {
             return Begin::Busy;
         }
         self.attempts += 1;
-        slot.attempt = Some(self.attempts);
-        Begin::Open(Attempt { nameplate, number: self.attempts }, slot.code.clone())
+        let attempt = Attempt { nameplate, number: self.attempts };
+        match slot {
+            Some(slot) => {
+                slot.attempt = Some(self.attempts);
+                Begin::Open(attempt, slot.code.clone())
+            }
+            None => {
+                self.decoys.insert(nameplate, self.attempts);
+                Begin::Nothing(attempt)
+            }
+        }
     }
 
     /// The attempt showed that its author does not have the code. The third such attempt burns it.
     pub fn wrong(&mut self, attempt: Attempt) {
+        self.end_decoy(&attempt);
         if let Some(slot) = self.of(&attempt) {
             slot.attempt = None;
             slot.tries_left -= 1;
@@ -113,12 +125,14 @@ impl<Grant> OpenCodes<Grant> {
     /// The attempt showed that its author has the code, which is used up now. What it was for; none when its time was over
     /// meanwhile.
     pub fn redeem(&mut self, now: Instant, attempt: Attempt) -> Option<Grant> {
+        self.end_decoy(&attempt);
         self.of(&attempt)?;
         self.open.remove(&attempt.nameplate).filter(|slot| now < slot.until).map(|slot| slot.grant)
     }
 
     /// The attempt ended before anything was shown: that tells its author nothing and costs no try.
     pub fn abandon(&mut self, attempt: Attempt) {
+        self.end_decoy(&attempt);
         if let Some(slot) = self.of(&attempt) {
             slot.attempt = None;
         }
@@ -133,6 +147,12 @@ impl<Grant> OpenCodes<Grant> {
     #[must_use]
     pub fn len(&self, now: Instant) -> usize {
         self.open.values().filter(|slot| now < slot.until).count()
+    }
+
+    fn end_decoy(&mut self, attempt: &Attempt) {
+        if self.decoys.get(&attempt.nameplate) == Some(&attempt.number) {
+            self.decoys.remove(&attempt.nameplate);
+        }
     }
 
     /// The slot of an attempt, if that is still the one under way.
@@ -165,7 +185,7 @@ mod tests {
         let Begin::Open(attempt, expected) = codes.begin(now, code.nameplate()) else { panic!("open") };
         assert!(expected == code);
         assert_eq!(codes.redeem(now, attempt), Some("ann"));
-        assert_eq!(codes.begin(now, code.nameplate()), Begin::Nothing);
+        assert!(matches!(codes.begin(now, code.nameplate()), Begin::Nothing(_)));
         assert_eq!(codes.len(now), 0);
     }
 
@@ -183,7 +203,8 @@ mod tests {
         let attempt = open(&mut codes, now, nameplate);
         assert_eq!(codes.len(now), 1);
         codes.wrong(attempt);
-        assert_eq!((codes.begin(now, nameplate), codes.len(now)), (Begin::Nothing, 0));
+        assert!(matches!(codes.begin(now, nameplate), Begin::Nothing(_)));
+        assert_eq!(codes.len(now), 0);
         assert_ne!(
             codes.issue(now, "bob").expect("room").nameplate(),
             nameplate,
@@ -215,7 +236,24 @@ mod tests {
         codes.issue(now, "bob").expect("room");
         let (nameplate, attempt) = (nameplate + 1, open(&mut codes, just_before, nameplate + 1));
         codes.abandon(attempt);
-        assert_eq!(codes.begin(end, nameplate), Begin::Nothing);
+        assert!(matches!(codes.begin(end, nameplate), Begin::Nothing(_)));
+    }
+
+    #[test]
+    fn a_nameplate_that_is_not_open_is_as_busy_as_one_that_is() {
+        let (mut codes, now) = (OpenCodes::<()>::default(), Instant::now());
+        for nameplate in [7, 0, MAX_NAMEPLATE + 1, u16::MAX] {
+            for end in [OpenCodes::wrong, OpenCodes::abandon, |c: &mut OpenCodes<()>, a| {
+                drop(c.redeem(Instant::now(), a))
+            }] {
+                let Begin::Nothing(attempt) = codes.begin(now, nameplate) else { panic!("nothing is open") };
+                let stale = Attempt { nameplate: attempt.nameplate, number: attempt.number - 1 };
+                codes.abandon(stale);
+                assert_eq!(codes.begin(now, nameplate), Begin::Busy);
+                end(&mut codes, attempt);
+            }
+        }
+        assert!(codes.decoys.is_empty());
     }
 
     #[test]

@@ -42,9 +42,9 @@ pub(crate) fn read(path: &Path) -> Result<Option<Content>, FileError> {
     // From the open file, not from the path: the bits then belong to the bytes that are read.
     let mode = file.metadata().map_err(at)?.permissions().mode() & 0o7777;
     // Room for everything at once: a growing vector would leave copies of a key behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize + 1));
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(at)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(TOO_LARGE));
+    file.take(TOO_LARGE as u64).read_to_end(&mut bytes).map_err(at)?;
+    if bytes.len() == TOO_LARGE {
         return Err(at(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB")));
     }
     Ok(Some(Content { bytes, mode }))
@@ -106,5 +106,35 @@ impl DirLock {
     }
 }
 
-/// Far more than a key or the known relays of one person take; a bound against reading a device or a disk image.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+/// A byte more than a mebibyte, which is far more than a key or the known relays of one person take; a bound against reading a
+/// device or a disk image.
+const TOO_LARGE: usize = (1 << 20) + 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_is_none_and_one_that_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        assert!(read(&path).expect("nothing wrong").is_none());
+        std::fs::write(&path, "content").expect("written");
+        assert_eq!(read(&path).expect("read").expect("there").bytes[..], *b"content");
+        let below = read(&path.join("below")).err().expect("a file is no directory");
+        assert_eq!(below.kind(), io::ErrorKind::NotADirectory);
+        assert!(read(dir.path()).is_err(), "nor a directory a file");
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_a_mebibyte() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![b'x'; 1 << 20]).expect("written");
+        assert_eq!(read(&path).expect("read").expect("there").bytes.len(), 1 << 20);
+        for more in [1, 1000] {
+            std::fs::write(&path, vec![b'x'; (1 << 20) + more]).expect("written");
+            assert_eq!(read(&path).err().expect("refused").kind(), io::ErrorKind::FileTooLarge);
+        }
+    }
+}

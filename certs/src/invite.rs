@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use data_encoding::BASE32_NOPAD;
 use ring::digest::{Context, SHA256, digest};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::authority::{Authority, MAX_HOST_BYTES};
 use crate::pin::Pin;
@@ -22,24 +22,24 @@ use crate::random::{self, NoRandomness};
 ///
 /// Has no text form of its own and is wiped when dropped, so that it reaches no log.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token([u8; TOKEN_BYTES]);
+pub struct Token(Zeroizing<[u8; TOKEN_BYTES]>);
 
 impl Token {
     /// A new token.
     pub fn generate() -> Result<Self, NoRandomness> {
-        random::bytes().map(Self)
+        random::bytes().map(|bytes| Self(Zeroizing::new(bytes)))
     }
 
     /// The token that a peer sent; none if these bytes cannot be one.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
+        bytes.try_into().ok().map(|bytes| Self(Zeroizing::new(bytes)))
     }
 
     /// For the wire.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0[..]
     }
 
     /// What a relay keeps of the token. With 128 random bits behind it, neither salt nor a slow hash would add anything; and
@@ -48,16 +48,10 @@ impl Token {
     pub fn hash(&self) -> TokenHash {
         let mut context = Context::new(&SHA256);
         context.update(HASH_LABEL);
-        context.update(&self.0);
+        context.update(self.as_bytes());
         let mut hash = TokenHash([0; 32]);
         hash.0.copy_from_slice(context.finish().as_ref());
         hash
-    }
-}
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }
 
@@ -111,7 +105,7 @@ impl Link {
 /// Shows the secret: for the one person who asked for an invite, not for logs.
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut payload = [&[VERSION][..], &self.pin.0, &self.token.0].concat();
+        let mut payload = [&[VERSION][..], &self.pin.0, self.token.as_bytes()].concat();
         payload.extend(check(&payload));
         let mut text = BASE32_NOPAD.encode(&payload).to_ascii_lowercase();
         let written = write!(f, "{SCHEME}{}/#{text}", self.relay);
@@ -172,7 +166,7 @@ mod tests {
 
     fn link() -> Link {
         let relay = "relay.example:4433".parse().expect("a relay");
-        Link { relay, pin: Pin(std::array::from_fn(|i| i as u8)), token: Token([0xa5; 16]) }
+        Link { relay, pin: Pin(std::array::from_fn(|i| i as u8)), token: Token(Zeroizing::new([0xa5; 16])) }
     }
 
     #[test]

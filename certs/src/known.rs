@@ -107,6 +107,36 @@ impl KnownHosts {
         self.entries.iter().filter(move |(_, (relay, _))| has(relay)).map(|(label, _)| label.as_str())
     }
 
+    /// The keys of the relay with this key; that key alone for a relay that nobody knows.
+    #[must_use]
+    pub fn pins_of(&self, pin: Pin) -> Vec<Pin> {
+        let known =
+            self.entries.values().map(|(relay, _)| relay).find(|relay| relay.pins().any(|p| p == pin));
+        known.map_or_else(|| vec![pin], |relay| relay.pins().collect())
+    }
+
+    /// The keys of the one relay that is known, by however many names; none when there are several, or none.
+    #[must_use]
+    pub fn only_relay(&self) -> Vec<Pin> {
+        let mut relays = self.entries.values().map(|(relay, _)| relay);
+        match relays.next() {
+            Some(first) if relays.all(|other| other.pin == first.pin) => first.pins().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Fails with [`KnownError::Changed`] if the relay is there with other keys than this one.
+    pub fn check(&self, label: &str, pin: Pin) -> Result<(), KnownError> {
+        let label = label.to_ascii_lowercase();
+        match self.entries.get(&label) {
+            Some(&(known, line)) if known.pins().all(|p| p != pin) => {
+                let path = self.path.clone();
+                Err(KnownError::Changed { label, known: known.pin, offered: pin, path, line })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a relay, on disk before this returns. Does nothing when it is there with this key as its present or next one; with
     /// another key, or when another process has just added it with one, it fails with [`KnownError::Changed`].
     pub fn remember(&mut self, label: &str, pin: Pin) -> Result<(), KnownError> {
@@ -115,18 +145,9 @@ impl KnownHosts {
             return Err(KnownError::Label(label));
         }
         let (lock, mut text) = self.lock_and_load()?;
-        match self.entries.get(&label) {
-            Some((known, _)) if known.pins().any(|p| p == pin) => return Ok(()),
-            Some(&(KnownRelay { pin: known, .. }, line)) => {
-                return Err(KnownError::Changed {
-                    label,
-                    known,
-                    offered: pin,
-                    path: self.path.clone(),
-                    line,
-                });
-            }
-            None => {}
+        self.check(&label, pin)?;
+        if self.entries.contains_key(&label) {
+            return Ok(());
         }
         if text.is_empty() {
             text.push_str(HEADING);
@@ -407,6 +428,28 @@ mod tests {
         assert!(known.announced(ANN, None).expect("written"));
         assert_eq!(known.get("ann"), Some(KnownRelay { pin: ANN, next: None }));
         assert!(!known.follow(CAT).expect("read"));
+    }
+
+    #[test]
+    fn one_relay_is_known_by_its_names_and_keys() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut known = KnownHosts::open(&dir.path().join("known_relays")).expect("empty");
+        assert_eq!(known.only_relay(), []);
+        assert_eq!(known.pins_of(ANN), [ANN], "what nobody knows is itself");
+        known.remember("ann", ANN).expect("remembered");
+        known.remember("alias", ANN).expect("remembered");
+        known.announced(ANN, Some(CAT)).expect("written");
+        assert_eq!(known.only_relay(), [ANN, CAT]);
+        assert_eq!((known.pins_of(ANN), known.pins_of(CAT)), (vec![ANN, CAT], vec![ANN, CAT]));
+        known.check("ANN", CAT).expect("announced");
+        known.check("new", BOB).expect("nothing is known of it");
+        assert!(matches!(
+            known.check("Ann", BOB),
+            Err(KnownError::Changed { known: ANN, offered: BOB, line: 2, .. })
+        ));
+        known.remember("bob", BOB).expect("remembered");
+        assert_eq!(known.only_relay(), [], "there are two");
+        assert_eq!(known.pins_of(BOB), [BOB]);
     }
 
     #[test]

@@ -48,14 +48,14 @@ enum Sub {
         vchat-client pair --relay relay.example.org --code 4-1234-5678")]
     Pair {
         /// An invite link, as `vchatd invite` prints it
-        #[arg(value_name = "INVITE-LINK", value_parser = invite_link, required_unless_present = "code", conflicts_with = "code")]
-        link: Option<Link>,
+        #[arg(value_name = "INVITE-LINK", required_unless_present = "code", conflicts_with = "code")]
+        link: Option<String>,
         /// The relay, instead of the one that the link names; `auto`: the one on this local network [port default: 4433]
         #[arg(long, value_name = "HOST[:PORT]")]
         relay: Option<Target>,
         /// A spoken code, as `vchatd invite --code` prints it
         #[arg(long, value_name = "CODE", requires = "relay")]
-        code: Option<Code>,
+        code: Option<String>,
         /// How the relay's operator sees this device [default: the user's name]
         #[arg(long, value_parser = name)]
         name: Option<DisplayName>,
@@ -112,8 +112,8 @@ struct DirArgs {
 #[derive(Debug, Args)]
 struct CallArgs {
     /// An invite link: pairs if need be, then joins
-    #[arg(value_name = "INVITE-LINK", value_parser = invite_link)]
-    link: Option<Link>,
+    #[arg(value_name = "INVITE-LINK")]
+    link: Option<String>,
     /// The relay to call through; `auto`: the one on this local network that this device is paired with
     /// [port default: 4433] [env: VCHAT_RELAY]
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -307,7 +307,13 @@ impl Cli {
             None => {}
         }
         let args = self.call;
-        let relay = match (args.relay, &args.link) {
+        let link = args.link.as_deref().map(invite_link).transpose()?;
+        if args.trust_on_first_use && args.relay == Some(Target::Lan) {
+            return Err(
+                "--trust-on-first-use needs the relay's name: on a local network anybody may answer".into()
+            );
+        }
+        let relay = match (args.relay, &link) {
             (Some(relay), _) => relay,
             (None, Some(link)) => Target::Relay(link.relay.clone()),
             (None, None) => from_environment()?,
@@ -315,7 +321,7 @@ impl Cli {
         let (config_dir, state_dir) = args.dirs.resolve()?;
         Ok(Task::Call(Box::new(Config {
             relay,
-            invite: args.link,
+            invite: link,
             trust_on_first_use: args.trust_on_first_use,
             room: args.room,
             name: args.name.unwrap_or_else(user_name),
@@ -342,12 +348,15 @@ fn from_environment() -> Result<Target, String> {
 }
 
 fn pairing(
-    link: Option<Link>,
-    code: Option<Code>,
+    link: Option<String>,
+    code: Option<String>,
     relay: Option<Target>,
     name: Option<DisplayName>,
     dirs: DirArgs,
 ) -> Result<PairConfig, String> {
+    // Not by clap, which would repeat a damaged one, secret and all.
+    let link = link.as_deref().map(invite_link).transpose()?;
+    let code = code.map(|code| code.parse::<Code>()).transpose().map_err(|e| e.to_string())?;
     let named = link.as_ref().map(|link| Target::Relay(link.relay.clone()));
     let relay = relay.or(named).ok_or(NO_RELAY)?;
     let invite =
@@ -515,7 +524,8 @@ mod tests {
         assert_eq!((c.relay.to_string().as_str(), c.invite.is_some()), ("127.0.0.1:7", true));
         assert_eq!(config(&["--relay", "auto"]).relay, Target::Lan);
         let damaged = task(&[&LINK[..LINK.len() - 3]]).expect_err("damaged");
-        assert!(damaged.contains("damaged"), "{damaged}");
+        assert!(damaged.contains("damaged") && !damaged.contains(&LINK[40..60]), "{damaged}");
+        assert!(task(&["--relay", "auto", "--trust-on-first-use"]).is_err());
         assert!(task(&["nonsense"]).expect_err("no link").contains("no invite link"));
     }
 
@@ -536,10 +546,11 @@ mod tests {
             &[][..],
             &["--relay", "h"],
             &["--code", "4-1234-5678"],
-            &["--relay", "h", "--code", "1234-5678"],
+            &["--relay", "h", "--code", "9876-5432"],
             &[LINK, "--relay", "h", "--code", "4-1234-5678"],
         ] {
-            assert!(pair(wrong).is_err(), "{wrong:?}");
+            let why = pair(wrong).expect_err("refused");
+            assert!(!why.contains("9876"), "no secret is repeated: {why}");
         }
     }
 

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use vchat_client::cli::{Cli, Task};
 use vchat_client::net::{self, PairError};
 use vchat_client::{call, devices};
+use vchat_proto::id::RoomName;
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -32,7 +33,8 @@ fn main() -> ExitCode {
             Ok(paired) => {
                 say(&format!("paired with {}, whose fingerprint is {}", paired.relay, paired.pin));
                 if !paired.rooms.is_empty() {
-                    say(&format!("for the rooms: {}", paired.rooms.join(", ")));
+                    let rooms: Vec<&str> = paired.rooms.iter().map(RoomName::as_str).collect();
+                    say(&format!("for the rooms: {}", rooms.join(", ")));
                 }
                 say(&format!("now: vchat-client --relay {}", paired.relay));
                 ExitCode::SUCCESS

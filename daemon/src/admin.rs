@@ -1,8 +1,8 @@
 //! What an administrator's device may ask for from afar: invites.
 
+use anyhow::ensure;
 use quinn::{Connection, RecvStream, SendStream};
-use vchat_certs::authority::Authority;
-use vchat_certs::pin::Pin;
+use vchat_proto::id::RoomName;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{MAX_HELLO, PAIRING_TIMEOUT};
@@ -11,14 +11,15 @@ use vchat_proto::wire::pb;
 use crate::connection::{End, next};
 use crate::control::{Invite, Secret, make};
 use crate::pairing::farewell;
-use crate::registry::{Device, Registry, Role};
+use crate::registry::{Device, Role};
+use crate::server::Shared;
 
-/// Answers one request of a device that may be here, and closes the connection. `relay` is the key that links will name.
-pub(crate) async fn serve(connection: &Connection, device: &Device, registry: &Registry, relay: Pin) {
+/// Answers one request of a device that may be here, and closes the connection.
+pub(crate) async fn serve(connection: &Connection, device: &Device, shared: &Shared) {
     if device.role != Role::Admin {
         return vchat_quic::close(connection, CloseCode::NotAdmin);
     }
-    match tokio::time::timeout(PAIRING_TIMEOUT, answer(connection, registry, relay)).await {
+    match tokio::time::timeout(PAIRING_TIMEOUT, answer(connection, device, shared)).await {
         Ok(Ok(())) => {
             tracing::info!(fingerprint = %device.pin, "an administrator asked for an invite");
             farewell(connection).await;
@@ -29,7 +30,7 @@ pub(crate) async fn serve(connection: &Connection, device: &Device, registry: &R
     }
 }
 
-async fn answer(connection: &Connection, registry: &Registry, relay: Pin) -> Result<(), End> {
+async fn answer(connection: &Connection, device: &Device, shared: &Shared) -> Result<(), End> {
     let (mut send, mut receive): (SendStream, RecvStream) =
         connection.accept_bi().await.map_err(|_| End::Connection)?;
     let request = match next::<pb::AdminUp>(&mut receive, &mut Deframer::new(MAX_HELLO)).await? {
@@ -37,7 +38,7 @@ async fn answer(connection: &Connection, registry: &Registry, relay: Pin) -> Res
         Some(pb::AdminUp { body: None }) => return Err(End::Protocol(CloseCode::Protocol)),
         None => return Err(End::Connection),
     };
-    let body = match invite(registry, relay, request).await {
+    let body = match invite(device, shared, request).await {
         Ok(made) => pb::admin_down::Body::Invite(made),
         Err(e) => pb::admin_down::Body::Failed(format!("{e:#}")),
     };
@@ -49,14 +50,33 @@ async fn answer(connection: &Connection, registry: &Registry, relay: Pin) -> Res
 }
 
 async fn invite(
-    registry: &Registry,
-    relay: Pin,
+    device: &Device,
+    shared: &Shared,
     request: pb::InviteRequest,
 ) -> anyhow::Result<pb::InviteMade> {
-    let pb::InviteRequest { rooms, uses, ttl_s, code, admin, relay: called } = request;
-    let called: Authority = called.parse()?;
+    let pb::InviteRequest { mut rooms, uses, ttl_s, code, admin, relay } = request;
+    // Nobody gives away more than they have.
+    let own = || device.rooms.iter().map(RoomName::as_str);
+    if !device.rooms.is_empty() {
+        if rooms.is_empty() {
+            rooms = own().map(str::to_owned).collect();
+        }
+        ensure!(
+            rooms.iter().all(|room| own().any(|o| o == room)),
+            "this device may invite only to its own rooms"
+        );
+    }
+    // As the operator says, or else as the administrator calls the relay, or else as the relay would.
+    let asked = if relay.is_empty() { None } else { Some(relay) };
+    let called = if shared.names.public.is_some() {
+        shared.names.called(None)?
+    } else {
+        shared.names.called(asked.as_deref())?
+    };
+    let pin = shared.keys.borrow().current.pin();
     let invite = Invite { rooms, uses, ttl_s, host: None, code, admin };
-    let made = make(registry, relay, called, &invite).await?;
+    let maker = Some(device.pin);
+    let made = make(&shared.registry, pin, called, &invite, maker).await?;
     let (link, code) = match made.secret {
         Secret::Link(link) => (link.to_string(), String::new()),
         Secret::Code(code) => (String::new(), code.to_string()),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
+use vchat_proto::id::RoomName;
 use vchat_proto::units::seconds_of_text;
 
-use crate::control::{Invite, Request};
+use crate::control::{Invite, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
 
 /// vchatd: the relay of a vchat. People who were invited join it with `vchat-client`.
 #[derive(Clone, Debug, Parser)]
@@ -59,7 +60,8 @@ struct RunArgs {
 
     /// What people call this relay, for invite links [default: this machine's address]
     #[arg(long, env = "VCHATD_PUBLIC", value_name = "HOST[:PORT]")]
-    public: Option<Authority>,
+    #[arg(value_parser = host)]
+    public: Option<String>,
 
     /// Whether the relay tells the local network that it is there, for `vchat-client --relay auto`; auto: if its address is a
     /// private one [default: auto]
@@ -82,17 +84,18 @@ enum Command {
         vchatd invite --code                   a code, good for ten minutes: vchat-client pair --relay HOST --code CODE")]
     Invite {
         /// A room that the device may enter; repeat it for several [default: any]
-        #[arg(long = "room", value_name = "ROOM")]
+        #[arg(long = "room", value_name = "ROOM", value_parser = room)]
         rooms: Vec<String>,
         /// For how many devices
-        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "code")]
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "code", value_parser = uses())]
         uses: u32,
         /// For how long, as in 30m, 24h or 7d
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = seconds, conflicts_with = "code")]
         ttl: u64,
         /// How the link calls the relay [default: as --public says]
         #[arg(long, value_name = "NAME[:PORT]", conflicts_with = "code")]
-        host: Option<Authority>,
+        #[arg(value_parser = host)]
+        host: Option<String>,
         /// A code to say instead of a link: one device, ten minutes, three tries
         #[arg(long)]
         code: bool,
@@ -267,8 +270,8 @@ pub struct Config {
     pub control: PathBuf,
     /// How to write the log.
     pub log: LogFormat,
-    /// What people call the relay.
-    pub public: Option<Authority>,
+    /// What people call the relay, `HOST` or `HOST:PORT`.
+    pub public: Option<String>,
     /// Whether the relay announces itself to the local network.
     pub mdns: Mdns,
     /// Whether an unknown key is let in and remembered.
@@ -334,11 +337,12 @@ impl Flags {
         let dirs =
             Dirs { state: env("STATE_DIRECTORY"), runtime: env("RUNTIME_DIRECTORY"), home: env("HOME") };
         let asked = self.command.clone().and_then(Command::request);
+        let named = self.control.is_some() || self.state_dir.is_some() || self.config.is_some();
         let config = merge(self, file, dirs)?;
         Ok(match asked {
             None => Task::Run(Box::new(config)),
             Some((request, output)) => {
-                let control = reachable(config.control);
+                let control = if named { config.control } else { reachable(config.control) };
                 Task::Ask { control, request, output }
             }
         })
@@ -365,7 +369,6 @@ impl Command {
         Some(match self {
             Self::Run(_) => return None,
             Self::Invite { rooms, uses, ttl, host, code, admin, qr, json } => {
-                let host = host.map(|host| host.to_string());
                 let invite = Invite { rooms, uses, ttl_s: ttl, host, code, admin };
                 (Request::Invite(invite), if qr { Output::Qr } else { output(json) })
             }
@@ -391,6 +394,11 @@ impl Command {
     }
 }
 
+/// Checks what people call a relay; the port may be left open.
+fn host(text: &str) -> Result<String, AuthorityError> {
+    text.parse::<Authority>().map(|_| text.to_owned())
+}
+
 /// Where the system wants things to be.
 #[derive(Default)]
 struct Dirs {
@@ -399,8 +407,8 @@ struct Dirs {
     home: Option<PathBuf>,
 }
 
-/// An operator's shell does not have the service's environment: where nothing is at the usual place, the service may have its
-/// socket where the packages put it.
+/// An operator's shell does not have the service's environment: where no relay is named and nothing is at the usual place, the
+/// service may have its socket where the packages put it.
 fn reachable(control: PathBuf) -> PathBuf {
     let packaged = Path::new(PACKAGED_CONTROL);
     if !control.exists() && packaged.exists() { packaged.into() } else { control }
@@ -428,7 +436,7 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
         .or_else(|| dirs.home.map(|h| h.join(".local/state/vchatd")))
         .ok_or(ConfigError::NoStateDir)?;
     let control = flags.control.or(file.control);
-    let public = file.public.map(|text| text.parse()).transpose().map_err(ConfigError::Public)?;
+    let public = file.public.map(|text| host(&text)).transpose().map_err(ConfigError::Public)?;
     Ok(Config {
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0_u16; 8], DEFAULT_PORT))]),
         control: control.unwrap_or_else(|| runtime.unwrap_or_else(|| state_dir.clone()).join(CONTROL_NAME)),
@@ -441,7 +449,18 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
 }
 
 fn seconds(text: &str) -> Result<u64, &'static str> {
-    seconds_of_text(text).ok_or("give a number and a unit, as in 30m, 24h or 7d")
+    let seconds = seconds_of_text(text).ok_or("give a number and a unit, as in 30m, 24h or 7d")?;
+    let possible = (MIN_SECONDS..=MAX_SECONDS).contains(&seconds);
+    if possible { Ok(seconds) } else { Err("an invite is good for a minute to 90 days") }
+}
+
+fn room(text: &str) -> Result<String, String> {
+    let name = RoomName::parse(text).map_err(|e| format!("this is no name for a room: {e}"))?;
+    Ok(name.as_str().into())
+}
+
+fn uses() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(MAX_USES))
 }
 
 const CONTROL_NAME: &str = "control.sock";
@@ -477,12 +496,12 @@ mod tests {
         assert_eq!(config.listen, [SocketAddr::from(([9, 9, 9, 9], 9))]);
         assert_eq!((config.state_dir.as_path(), config.log), (Path::new("/var/x"), LogFormat::Json));
         assert_eq!((config.control.as_path(), config.mdns), (Path::new("/run/x"), Mdns::Off));
-        assert_eq!(config.public.map(|p| p.to_string()), Some("relay.example:4433".into()));
+        assert_eq!(config.public.as_deref(), Some("relay.example"));
         assert!(config.trust_on_first_use);
         let config = merged(&["--listen", "1.1.1.1:1", "run", "--log", "text"], file).expect("good");
         assert_eq!((config.listen.len(), config.log), (1, LogFormat::Text));
         let config = merged(&["run", "--public", "b:7", "--control", "/c"], file).expect("good");
-        assert_eq!(config.public.map(|p| p.to_string()), Some("b:7".into()));
+        assert_eq!(config.public.as_deref(), Some("b:7"));
         assert_eq!((config.control.as_path(), config.listen.len()), (Path::new("/c"), 2));
     }
 
@@ -526,7 +545,7 @@ mod tests {
         assert_eq!(asked(&args), (Request::Invite(team), Output::Json));
         let code = Invite { code: true, admin: true, ..day.clone() };
         assert_eq!(asked(&["invite", "--code", "--admin"]).0, Request::Invite(code));
-        let host = Invite { host: Some("a:7".into()), ..day };
+        let host = Invite { host: Some("A:7".into()), ..day };
         assert_eq!(asked(&["invite", "--host", "A:7", "--qr"]), (Request::Invite(host), Output::Qr));
         assert_eq!(asked(&["devices"]), (Request::Devices, Output::Text));
         assert_eq!(asked(&["devices", "--json"]), (Request::Devices, Output::Json));
@@ -551,6 +570,11 @@ mod tests {
             &["invite", "--code", "--uses", "2"],
             &["invite", "--code", "--ttl", "1h"],
             &["invite", "--uses", "-1"],
+            &["invite", "--uses", "0"],
+            &["invite", "--uses", "1001"],
+            &["invite", "--ttl", "59s"],
+            &["invite", "--ttl", "91d"],
+            &["invite", "--room", " "],
             &["invite", "--host", "a b"],
             &["devices", "rename", "a"],
             &["invites", "burn"],

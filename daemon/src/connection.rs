@@ -21,7 +21,7 @@ use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 use crate::admin;
 use crate::keys::{self, Shown};
 use crate::pairing::{self, Desk};
-use crate::registry::{Admission, Device, LedgerError, unix_ms_now};
+use crate::registry::{Admission, Device, Ledger, unix_ms_now};
 use crate::room::{Command, Join, Link, ToReceiver};
 use crate::sender;
 use crate::server::{Attempt, Shared};
@@ -34,16 +34,16 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
     };
     match purpose(&connection) {
         Some(Purpose::Pair) => {
-            let desk = Desk { registry: shared.registry.clone(), relay };
+            let desk = Desk { registry: shared.registry.clone(), relay, keys: shared.keys.clone() };
             attempt.settle(pairing::serve(&connection, pin, &desk).await);
         }
         Some(purpose @ (Purpose::Call | Purpose::Admin)) => {
             let entry = shared.members.enter(pin, &connection);
-            match admit(&connection, pin, shared).await {
+            match admit(pin, shared).await {
                 Ok(device) => {
                     attempt.settle(Outcome::Member);
                     if purpose == Purpose::Admin {
-                        admin::serve(&connection, &device, &shared.registry, relay).await;
+                        admin::serve(&connection, &device, shared).await;
                     } else {
                         call(connection, device, relay, shared).await;
                     }
@@ -51,7 +51,8 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
                 Err(code) => {
                     tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "refused a device: {}", code.reason());
                     vchat_quic::close(&connection, code);
-                    attempt.settle(Outcome::Failed { proven: true });
+                    let stranger = matches!(code, CloseCode::NotPaired | CloseCode::Revoked);
+                    attempt.settle(if stranger { Outcome::Failed { proven: true } } else { Outcome::Gone });
                 }
             }
             drop(entry);
@@ -67,23 +68,21 @@ fn purpose(connection: &Connection) -> Option<Purpose> {
 }
 
 /// Looks the client's key up: the one gate between strangers and everything below.
-async fn admit(connection: &Connection, pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
-    // The registry fails only with the whole relay.
-    let known = shared.registry.ask(move |l| l.admission(pin)).await.map_err(|_| CloseCode::ShuttingDown)?;
-    let failed = |e: LedgerError| {
-        tracing::error!("a device could not be looked up: {e}");
-        CloseCode::ShuttingDown
+async fn admit(pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
+    let first_use = shared.trust_on_first_use;
+    let look_up = move |l: &mut Ledger| {
+        if first_use { l.admission_on_first_use(unix_ms_now(), pin) } else { l.admission(pin) }
     };
-    let device = match known.map_err(failed)? {
-        Admission::Member(device) => device,
-        Admission::Revoked => return Err(CloseCode::Revoked),
-        Admission::Unknown if shared.trust_on_first_use => {
-            let adopted = shared.registry.ask(move |l| l.adopt(unix_ms_now(), pin)).await;
-            let adopted = adopted.map_err(|_| CloseCode::ShuttingDown)?.map_err(failed)?;
-            tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "trusting a new device on its first use");
-            adopted.ok_or(CloseCode::NotPaired)?
+    // The registry fails only with the whole relay.
+    let known = shared.registry.ask(look_up).await.map_err(|_| CloseCode::ShuttingDown)?;
+    let device = match known {
+        Ok(Admission::Member(device)) => device,
+        Ok(Admission::Revoked) => return Err(CloseCode::Revoked),
+        Ok(Admission::Unknown) => return Err(CloseCode::NotPaired),
+        Err(e) => {
+            tracing::error!("a device could not be looked up: {e}");
+            return Err(CloseCode::ShuttingDown);
         }
-        Admission::Unknown => return Err(CloseCode::NotPaired),
     };
     if !shared.members.is_within_limits(Instant::now(), pin) {
         return Err(CloseCode::TooFast);
@@ -249,11 +248,13 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
     let control = async {
+        // The last receipt that was passed on: each costs the registry something, and once is enough.
+        let mut receipt = None;
         let relay_us = || u64::try_from(shared.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let command = |m: pb::ClientControl| {
             let leaves = matches!(m.body, Some(pb::client_control::Body::Goodbye(_)));
             if let Some(pb::client_control::Body::NextKeyStored(stored)) = &m.body {
-                next_key_stored(shared, met, stored);
+                next_key_stored(shared, met, stored, &mut receipt);
             }
             (!leaves).then(|| Command::Control(id, relay_us(), m))
         };
@@ -283,7 +284,7 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
 async fn read<M: Message + Default>(
     mut stream: RecvStream,
     mut deframer: Deframer,
-    command: impl Fn(M) -> Option<Command>,
+    mut command: impl FnMut(M) -> Option<Command>,
     room: &mpsc::Sender<Command>,
 ) -> End {
     loop {
@@ -316,9 +317,10 @@ async fn announce_next_key(
 }
 
 /// A client has the next key on its disk. What it says of any other key is of no interest.
-fn next_key_stored(shared: &Shared, met: Keys, stored: &pb::NextKeyStored) {
+fn next_key_stored(shared: &Shared, met: Keys, stored: &pb::NextKeyStored, receipt: &mut Option<Pin>) {
     let next = shared.keys.borrow().next.as_ref().map(|next| next.pin);
-    if let Some(next) = next.filter(|next| next.0[..] == stored.pin[..]) {
+    if let Some(next) = next.filter(|next| next.0[..] == stored.pin[..] && *receipt != Some(*next)) {
+        *receipt = Some(next);
         let rotate = shared.rotate.clone();
         shared.registry.tell(move |l| {
             if l.next_key_stored(met.device, next).is_ok() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use vchat_certs::identity::Identity;
 use vchat_certs::pin::Pin;
 use vchat_certs::rotation::NextKey;
@@ -80,10 +81,15 @@ impl Keys {
     pub(crate) async fn load(state_dir: PathBuf, registry: Registry) -> anyhow::Result<Self> {
         let current = Identity::load_or_create(&state_dir)?;
         let next = match Identity::load_next(&state_dir)? {
-            None => None,
+            None => {
+                // Of a change that a crash cut off at its very end, or before its beginning.
+                registry.ask(|l| l.set_number(SWITCH_AT, None)).await??;
+                None
+            }
             Some(next) => {
-                let switch_at = registry.ask(|l| l.number(SWITCH_AT)).await??;
-                Some(announce(&current, &next, switch_at.unwrap_or_else(latest_switch))?)
+                let switch_at = registry.ask(|l| l.number(SWITCH_AT)).await??.unwrap_or_else(latest_switch);
+                registry.ask(move |l| l.set_number(SWITCH_AT, Some(switch_at))).await??;
+                Some(announce(&current, &next, switch_at)?)
             }
         };
         let config = Arc::new(vchat_quic::relay_config(tls(&current)?)?);
@@ -97,12 +103,13 @@ impl Keys {
 
     /// Serves until nobody can ask any more. New connections meet the new key after a switch; those that stand go on.
     pub(crate) async fn run(self, mut commands: mpsc::Receiver<Command>) {
+        // By the time of day, which may jump: hence no timer for the moment itself.
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            let waiting = self.shown.borrow().next.is_some();
             let command = tokio::select! {
                 command = commands.recv() => command,
-                // By the time of day, which may jump: hence no timer for the moment itself.
-                () = tokio::time::sleep(LOOK), if waiting => Some(Command::Look),
+                _ = look.tick() => Some(Command::Look),
             };
             match command {
                 None => return,
@@ -119,9 +126,9 @@ impl Keys {
 
     async fn rotate(&self, now: bool) -> anyhow::Result<Progress> {
         if self.shown.borrow().next.is_none() {
-            let next = Identity::create_next(&self.state_dir)?;
             let switch_at = latest_switch();
             self.registry.ask(move |l| l.set_number(SWITCH_AT, Some(switch_at))).await??;
+            let next = Identity::create_next(&self.state_dir)?;
             let current = self.shown.borrow().current.clone();
             let next = announce(&current, &next, switch_at)?;
             tracing::info!(next = %next.pin, "announcing the relay's next key");
@@ -148,11 +155,8 @@ impl Keys {
         let now = unix_ms_now();
         let (known, devices) = self.registry.ask(move |l| l.next_key_known(next.pin)).await??;
         let open = self.registry.ask(move |l| l.open_invites(now, std::time::Instant::now())).await??;
-        if (known >= devices && open.links == 0) || now >= next.switch_at {
-            self.switch().await
-        } else {
-            Ok(())
-        }
+        let nobody_lost = known >= devices && open.links == 0 && open.codes == 0;
+        if nobody_lost || now >= next.switch_at { self.switch().await } else { Ok(()) }
     }
 
     async fn switch(&self) -> anyhow::Result<()> {

@@ -6,19 +6,21 @@
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::watch;
 use vchat_certs::code::Code;
 use vchat_certs::codes::Attempt;
 use vchat_certs::invite::Token;
 use vchat_certs::pake::{EXPORTER_LABEL, Exporter, Relay};
 use vchat_certs::pin::Pin;
 use vchat_proto::admission::Outcome;
-use vchat_proto::id::DisplayName;
+use vchat_proto::id::{DisplayName, RoomName};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
 use crate::connection::{End, next};
+use crate::keys::Shown;
 use crate::registry::{CodeBegin, Device, Refusal, Registry, Role, unix_ms_now};
 
 /// Everything that strangers can reach.
@@ -26,15 +28,31 @@ pub(crate) struct Desk {
     pub(crate) registry: Registry,
     /// The pin of the key with which the relay has met this stranger.
     pub(crate) relay: Pin,
+    /// The relay's keys by now.
+    pub(crate) keys: watch::Receiver<Shown>,
+}
+
+impl Desk {
+    /// Whether the relay has changed its key meanwhile. The stranger would then remember one that is no longer used.
+    fn is_outdated(&self) -> bool {
+        self.keys.borrow().current.pin() != self.relay
+    }
 }
 
 /// Pairs a client, or refuses it, and closes the connection. The outcome is for the admission of later attempts.
 pub(crate) async fn serve(connection: &Connection, pin: Pin, desk: &Desk) -> Outcome {
     let address = connection.remote_address();
-    let (code, outcome) = match tokio::time::timeout(PAIRING_TIMEOUT, pair(connection, pin, desk)).await {
+    let pairing = async {
+        tokio::select! {
+            paired = pair(connection, pin, desk) => paired,
+            // There is nothing here that takes datagrams, and whoever sends some would fill their buffer.
+            _ = connection.read_datagram() => Err(PROTOCOL),
+        }
+    };
+    let (code, outcome) = match tokio::time::timeout(PAIRING_TIMEOUT, pairing).await {
         Ok(Ok(Answer::Paired)) => (CloseCode::Goodbye, Outcome::Paired),
         Ok(Ok(Answer::Refused)) => (CloseCode::Goodbye, FAILED),
-        Ok(Ok(Answer::Busy)) => (CloseCode::Goodbye, Outcome::Gone),
+        Ok(Ok(Answer::Unable)) => (CloseCode::Goodbye, Outcome::Gone),
         Ok(Err(End::Protocol(code))) => (code, FAILED),
         Ok(Err(End::Goodbye | End::Connection)) => return FAILED,
         Err(_) => (CloseCode::HelloTimeout, FAILED),
@@ -58,7 +76,8 @@ pub(crate) async fn farewell(connection: &Connection) {
 enum Answer {
     Paired,
     Refused,
-    Busy,
+    /// For a reason that is not the client's fault.
+    Unable,
 }
 
 async fn pair(connection: &Connection, pin: Pin, desk: &Desk) -> Result<Answer, End> {
@@ -73,12 +92,19 @@ async fn pair(connection: &Connection, pin: Pin, desk: &Desk) -> Result<Answer, 
         pb::pair_up::Body::Proof(_) => return Err(PROTOCOL),
     };
     let (body, answer) = match result {
-        Ok(device) => {
+        Ok((device, room)) => {
             tracing::info!(fingerprint = %pin, "paired a device");
-            (pb::pair_down::Body::Paired(paired(&device, proof)), Answer::Paired)
+            (pb::pair_down::Body::Paired(paired(&device, room, proof)), Answer::Paired)
         }
         Err(why) => {
-            let answer = if why == pb::PairRefusal::Busy { Answer::Busy } else { Answer::Refused };
+            let ours = matches!(
+                why,
+                pb::PairRefusal::Busy
+                    | pb::PairRefusal::Full
+                    | pb::PairRefusal::Name
+                    | pb::PairRefusal::Unspecified
+            );
+            let answer = if ours { Answer::Unable } else { Answer::Refused };
             tracing::info!(address = %connection.remote_address(), "refused to pair a device: {why:?}");
             (pb::pair_down::Body::Refused(pb::PairRefused { why: why.into() }), answer)
         }
@@ -90,11 +116,14 @@ async fn pair(connection: &Connection, pin: Pin, desk: &Desk) -> Result<Answer, 
 }
 
 /// The answer of the registry, or why it is no.
-type Verdict = Result<Device, pb::PairRefusal>;
+type Verdict = Result<(Device, Option<RoomName>), pb::PairRefusal>;
 
 async fn by_link(link: pb::PairByLink, pin: Pin, desk: &Desk) -> Result<Verdict, End> {
     let Some(token) = Token::from_bytes(&link.token) else { return Err(PROTOCOL) };
     let Ok(name) = DisplayName::parse(&link.name) else { return Ok(Err(pb::PairRefusal::Name)) };
+    if desk.is_outdated() {
+        return Ok(Err(pb::PairRefusal::Busy));
+    }
     let redeemed = desk.registry.ask(move |l| l.redeem_link(unix_ms_now(), &token, pin, &name)).await;
     Ok(verdict(redeemed.map_err(|_| End::Connection)?))
 }
@@ -121,18 +150,22 @@ impl Exchange<'_> {
         let exporter = exporter(self.connection)?;
         let nameplate = u16::try_from(hello.nameplate).unwrap_or(0);
         let begun = self.desk.registry.ask(move |l| l.begin_code(Instant::now(), nameplate)).await;
-        let (attempt, code) = match begun.map_err(|_| End::Connection)?.map_err(|_| End::Connection)? {
-            CodeBegin::With(attempt, code) => (attempt, code),
-            CodeBegin::Busy => return Ok((Err(pb::PairRefusal::Busy), Vec::new())),
-        };
-        let mut guard = Guard { attempt, registry: &self.desk.registry };
+        let (attempt, code, made_up) =
+            match begun.map_err(|_| End::Connection)?.map_err(|_| End::Connection)? {
+                CodeBegin::With { attempt, code, made_up } => (attempt, code, made_up),
+                CodeBegin::Busy => return Ok((Err(pb::PairRefusal::Busy), Vec::new())),
+            };
+        let mut guard = Guard { attempt: Some(attempt), registry: &self.desk.registry };
         let shown = self.show(&code, &hello.share, &exporter, (send, receive, deframer)).await?;
-        let Some(proof) = shown else {
+        // Nobody can have proved a code that was made up.
+        let Some(proof) = shown.filter(|_| !made_up) else {
             guard.was_wrong().await?;
             return Ok((Err(pb::PairRefusal::Code), Vec::new()));
         };
-        // Without an attempt the code was made up, and nobody can have proved it.
-        let Some(attempt) = guard.attempt.take() else { return Ok((Err(pb::PairRefusal::Code), Vec::new())) };
+        if self.desk.is_outdated() {
+            return Err(End::Connection);
+        }
+        let Some(attempt) = guard.attempt.take() else { return Err(End::Connection) };
         let pin = self.pin;
         let redeem = move |l: &mut crate::registry::Ledger| {
             l.redeem_code(unix_ms_now(), Instant::now(), attempt, pin, &name)
@@ -178,13 +211,14 @@ impl Guard<'_> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if let Some(attempt) = self.attempt.take() {
-            // Should the registry be too busy to hear it, the code stays taken until its time is over.
-            self.registry.tell(move |l| l.abandon_code(attempt));
+            let registry = self.registry.clone();
+            // Fails only with the whole relay.
+            tokio::spawn(async move { registry.ask(move |l| l.abandon_code(attempt)).await });
         }
     }
 }
 
-fn verdict(redeemed: Result<Device, Refusal>) -> Verdict {
+fn verdict(redeemed: Result<(Device, Option<RoomName>), Refusal>) -> Verdict {
     redeemed.map_err(|why| match why {
         Refusal::Unknown => pb::PairRefusal::Unknown,
         Refusal::Used => pb::PairRefusal::Used,
@@ -199,9 +233,10 @@ fn verdict(redeemed: Result<Device, Refusal>) -> Verdict {
     })
 }
 
-fn paired(device: &Device, proof: Vec<u8>) -> pb::Paired {
+fn paired(device: &Device, room: Option<RoomName>, proof: Vec<u8>) -> pb::Paired {
     let rooms = device.rooms.iter().map(|room| room.as_str().into()).collect();
-    pb::Paired { proof, rooms, admin: device.role == Role::Admin }
+    let room = room.map_or_else(String::new, |room| room.as_str().into());
+    pb::Paired { proof, rooms, admin: device.role == Role::Admin, room }
 }
 
 /// What belongs to this TLS session alone.

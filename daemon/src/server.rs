@@ -13,7 +13,7 @@ use vchat_proto::wire::close::CloseCode;
 
 use crate::config::Config;
 use crate::connection;
-use crate::control::{self, Door, Office};
+use crate::control::{self, Door, Names, Office};
 use crate::keys::{self, Keys, Shown};
 use crate::lan;
 use crate::members::Members;
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) keys: watch::Receiver<Shown>,
     /// Overflow: a look at the keys that nobody waits for is dropped, another is to come.
     pub(crate) rotate: mpsc::Sender<keys::Command>,
+    /// What the relay is called.
+    pub(crate) names: Names,
     /// Whether a key that nobody knows is let in and becomes a device.
     pub(crate) trust_on_first_use: bool,
     /// The zero of the relay's clock.
@@ -69,6 +71,7 @@ impl Server {
             registry,
             keys: shown,
             rotate,
+            names: Names { addrs: addrs.clone(), public: config.public.clone() },
             trust_on_first_use: config.trust_on_first_use,
             started: Instant::now(),
         };
@@ -109,21 +112,26 @@ impl Server {
             tasks.spawn(accept(endpoint.clone(), incoming.clone()));
         }
         tasks.spawn(admit(attempts, self.shared.clone()));
-        tasks.spawn(lan::announce(
+        // Ends early where there is nothing to announce.
+        let mut lan = JoinSet::new();
+        lan.spawn(lan::announce(
             self.config.mdns,
             self.addrs.clone(),
-            office.address(),
+            self.shared.names.address(),
             self.shared.keys.clone(),
         ));
         tasks.spawn(control::serve(self.door.listener()?, office));
         tasks.spawn(self.keys.run(self.rotate));
         let failed = tokio::select! {
             () = shutdown => None,
-            () = self.shared.registry.closed() => Some(crate::registry::Closed),
+            () = self.shared.registry.closed() => Some("the registry of devices"),
+            // None of them ends by itself: one that has panicked would leave a relay that is there and does nothing.
+            _ = tasks.join_next() => Some("a part of the relay"),
         };
         tracing::info!("stopping");
         // They may hold what is to end below.
         tasks.shutdown().await;
+        lan.shutdown().await;
         for endpoint in &self.endpoints {
             let code = CloseCode::ShuttingDown;
             endpoint.close((code as u32).into(), code.reason().as_bytes());
@@ -136,12 +144,12 @@ impl Server {
         self.shared.rooms.close();
         drop(self.shared);
         drop(tokio::time::timeout(FAREWELL, self.registry_ended).await);
-        failed.map_or(Ok(()), |e| Err(e.into()))
+        failed.map_or(Ok(()), |what| Err(anyhow::anyhow!("{what} has failed; its last words are above")))
     }
 
     /// What the control socket works on.
     fn office(&self) -> Office {
-        Office { shared: self.shared.clone(), addrs: self.addrs.clone(), public: self.config.public.clone() }
+        Office { shared: self.shared.clone() }
     }
 }
 

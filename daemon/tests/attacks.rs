@@ -17,7 +17,7 @@ use vchat_certs::pin::Pin;
 use vchat_certs::tls::Purpose;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::frame;
-use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_HELLO, MAX_PAIRING, PAIRING_TIMEOUT};
+use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_HELLO, MAX_PAIRING, MEDIA_RATE, PAIRING_TIMEOUT};
 use vchat_proto::wire::{STREAM_CONTROL, pb};
 use vchatd::control::{Invite, Request};
 
@@ -151,15 +151,12 @@ async fn a_strangers_datagrams_go_nowhere() {
     let relay = Relay::start().await;
     let witness = relay.guest("lobby").await;
     let line = connect(relay.addr, &identity(), Purpose::Pair).await.expect("a connection");
-    for _ in 0..1000 {
-        drop(line.connection.send_datagram(vec![1; 1000].into()));
-        tokio::task::yield_now().await;
-    }
+    line.connection.send_datagram(vec![1; 1000].into()).expect("queued");
     let told = tokio::select! {
         datagram = witness.line.connection.read_datagram() => panic!("forwarded: {datagram:?}"),
         code = code(&line.connection) => code,
     };
-    assert_eq!(told, CloseCode::HelloTimeout);
+    assert_eq!(told, CloseCode::Protocol, "at once, before they fill a buffer");
     assert!(witness.is_here());
 }
 
@@ -181,6 +178,23 @@ async fn a_network_that_keeps_failing_is_refused_and_its_members_stay() {
     }
     assert!(refused, "forty strangers in a row from one address");
     assert!(member.is_here());
+}
+
+// ---- Load ----
+
+#[tokio::test]
+async fn a_member_gets_in_by_a_retry_while_strangers_crowd_the_door() {
+    let relay = Relay::start().await;
+    let member = relay.device().await;
+    let mut strangers = Vec::new();
+    // Handshakes that are done and say nothing: under way for five seconds.
+    for _ in 0..40 {
+        strangers.push(connect(relay.addr, &identity(), Purpose::Pair).await.expect("a connection"));
+    }
+    let guest = Guest::join(relay.addr, &member, "lobby").await.expect("a member");
+    assert!(guest.is_here());
+    let waiting = strangers.iter().filter(|s| s.connection.close_reason().is_none()).count();
+    assert!(waiting > 32, "the door was crowded: {waiting}");
 }
 
 // ---- Administration ----
@@ -550,14 +564,32 @@ async fn a_stream_hoarder_gets_four() {
 #[tokio::test]
 async fn a_datagram_flood_is_cut_down_and_harms_nobody() {
     let relay = Relay::start().await;
-    let witness = relay.guest("lobby").await;
-    let flooder = relay.guest("lobby").await;
-    // Datagrams of a kind that does not exist, as fast as they go for a second.
+    let witness = relay.listener("lobby").await;
+    let flooder = relay.speaker("lobby").await;
+    let track = flooder.welcome.you.as_ref().expect("described").tracks[0].id;
+    let track = u16::try_from(track).expect("a track").to_be_bytes();
+    // Small sound, as fast as it goes for a second and a half.
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
-        drop(flooder.line.connection.send_datagram(vec![0xff; 1000].into()));
+    let (mut sent, mut heard) = (0_u32, 0_u32);
+    while begun.elapsed() < Duration::from_millis(1500) {
+        for _ in 0..20 {
+            let number = sent.to_be_bytes();
+            let datagram =
+                [&[0, 0, 2, track[0], track[1]][..], &number, &[0, 0, 0, 1, 0, 0, 0], &[0; 6], &[7]].concat();
+            sent += u32::from(flooder.line.connection.send_datagram(datagram.into()).is_ok());
+        }
+        loop {
+            tokio::select! {
+                biased;
+                Ok(_) = witness.line.connection.read_datagram() => heard += 1,
+                () = std::future::ready(()) => break,
+            }
+        }
         tokio::task::yield_now().await;
     }
+    let seconds = begun.elapsed().as_secs_f64();
+    let allowed = f64::from(MEDIA_RATE.1) + seconds * f64::from(MEDIA_RATE.0);
+    assert!(heard > 0 && f64::from(heard) <= allowed, "{heard} of {sent} came through in {seconds:.1} s");
     let chat = &mut witness.chat().await;
     let resume = pb::chat_up::Body::Resume(pb::Resume::default());
     chat.send(&pb::ChatUp { body: Some(resume) }).await.expect("written");

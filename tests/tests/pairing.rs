@@ -1,11 +1,18 @@
 //! Pairing and trust with the real programs, as people and operators use them.
 
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::Value;
 use vchat_certs::identity::Identity;
-use vchat_tests::harness::{Call, Process, bin};
+use vchat_certs::pake;
+use vchat_certs::pin::peer_pin;
+use vchat_proto::wire::framing::{Deframer, frame};
+use vchat_proto::wire::pb;
+use vchat_tests::harness::{Call, DEADLINE, Process, bin};
 
 /// Runs a client's command that ends by itself.
 fn client(arguments: &[&str], home: &std::path::Path) -> anyhow::Result<Output> {
@@ -139,11 +146,13 @@ fn clients_follow_the_relay_to_its_next_key_and_to_a_new_certificate() -> anyhow
     assert_eq!(begun["pin"], first.as_str());
     let next = begun["next"]["pin"].as_str().context("no next key")?.to_owned();
     // Both write it down and say so; then it takes over, and the calls go on.
+    let deadline = Instant::now() + DEADLINE;
     let key = loop {
         let key = call.relay.ask(&["key"])?;
         if key["next"].is_null() {
             break key;
         }
+        assert!(Instant::now() < deadline, "the next key does not take over: {key}");
     };
     assert_eq!(key["pin"], next.as_str());
     assert!(ann.try_wait()?.is_none() && bob.try_wait()?.is_none());
@@ -194,6 +203,174 @@ fn a_relay_that_poses_as_another_is_refused_by_its_key() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A relay that says it has any code, and lets nobody know how often it was asked but us.
+struct Liar {
+    address: std::net::SocketAddr,
+    proofs: Arc<AtomicUsize>,
+}
+
+/// What it answers to the client's first message, and to the proof.
+type Lie = (Option<pb::pair_down::Body>, pb::pair_down::Body);
+
+impl Liar {
+    fn start(runtime: &tokio::runtime::Runtime, lie: Lie) -> anyhow::Result<Self> {
+        let _guard = runtime.enter();
+        let home = tempfile::tempdir()?;
+        let identity = Identity::load_or_create(home.path())?;
+        let config = vchat_quic::relay_config(vchat_certs::tls::server_config(&identity)?)?;
+        let endpoint = vchat_quic::relay_endpoint("127.0.0.1:0".parse()?, config)?;
+        let (address, proofs) = (endpoint.local_addr()?, Arc::<AtomicUsize>::default());
+        let counted = proofs.clone();
+        runtime.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                // A client that hangs up is no reason to stop lying to the next.
+                drop(Self::lie(incoming, &identity, &lie, &counted).await);
+            }
+        });
+        Ok(Self { address, proofs })
+    }
+
+    async fn lie(
+        incoming: quinn::Incoming,
+        identity: &Identity,
+        (first, second): &Lie,
+        proofs: &AtomicUsize,
+    ) -> anyhow::Result<()> {
+        let connection = incoming.await?;
+        let (mut send, mut receive) = connection.accept_bi().await?;
+        let mut deframer = Deframer::new(1 << 16);
+        let mut next = async || -> anyhow::Result<pb::pair_up::Body> {
+            loop {
+                if let Some(message) = deframer.pop::<pb::PairUp>()? {
+                    return message.body.context("empty");
+                }
+                let chunk = receive.read_chunk(1 << 16, true).await?.context("the end")?;
+                deframer.push(&chunk.bytes);
+            }
+        };
+        let pb::pair_up::Body::Code(code) = next().await? else { anyhow::bail!("no code") };
+        // An honest share, for a guess at the code.
+        let guess = format!("{}-0000-0000", code.nameplate).parse()?;
+        let client = peer_pin(connection.peer_identity()).context("no key")?;
+        let mut exporter = [0; 32];
+        let exported = connection.export_keying_material(&mut exporter, pake::EXPORTER_LABEL, &[]);
+        exported.map_err(|_| anyhow::anyhow!("no exporter"))?;
+        let (_, share) = pake::Relay::answer(&guess, client, identity.pin(), &code.share, &exporter)?;
+        let share = pb::pair_down::Body::Share(pb::PairShare { share });
+        let answer = |body: &pb::pair_down::Body| frame(&pb::PairDown { body: Some(body.clone()) });
+        send.write_all(&answer(first.as_ref().unwrap_or(&share))).await?;
+        next().await?;
+        proofs.fetch_add(1, Ordering::SeqCst);
+        send.write_all(&answer(second)).await?;
+        connection.closed().await;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_relay_that_does_not_have_the_code_is_not_trusted_whatever_it_says() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let home = tempfile::tempdir()?;
+    let paired = |proof: Vec<u8>| pb::pair_down::Body::Paired(pb::Paired { proof, ..pb::Paired::default() });
+    let busy = pb::pair_down::Body::Refused(pb::PairRefused { why: pb::PairRefusal::Busy.into() });
+    for (what, lie, proofs) in [
+        ("no proof", (None, paired(vec![])), 1),
+        ("a made-up proof", (None, paired(vec![7; 32])), 1),
+        ("paired without an exchange", (Some(paired(vec![7; 32])), paired(vec![])), 0),
+        ("busy, once it has something to test guesses with", (None, busy), 1),
+    ] {
+        let liar = Liar::start(&runtime, lie)?;
+        let address = liar.address.to_string();
+        let output = client(&["pair", "--relay", &address, "--code", "4-1234-5678"], home.path())?;
+        assert_eq!(output.status.code(), Some(4), "{what}: {}", said(&output));
+        assert!(said(&output).contains("does not have this code"), "{what}: {}", said(&output));
+        assert!(!home.path().join("known_relays").exists(), "{what}: it is remembered");
+        assert_eq!(liar.proofs.load(Ordering::SeqCst), proofs, "{what}: guesses");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_opened_again_after_a_change_of_the_key_still_comes_in() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    let link = call.relay.invite(&[])?;
+    visit(&call, "ann", &link)?;
+    call.relay.operate(&["invites", "cancel"])?;
+    let mut ann = Process::spawn(&mut call.stranger("ann", "")?)?;
+    ann.wait_for_event_named("joined")?;
+    call.relay.operate(&["key", "rotate"])?;
+    let deadline = Instant::now() + DEADLINE;
+    while !call.relay.ask(&["key"])?["next"].is_null() {
+        assert!(Instant::now() < deadline, "the next key does not take over");
+    }
+    assert!(ann.terminate()?.success());
+    visit(&call, "ann", "")?;
+    visit(&call, "ann", &link)?;
+    // Who was not told, as by a change in a hurry, meets the hard stop, and no invite is spent on it.
+    call.relay.pair("bob", &call.path("bob"))?;
+    call.relay.operate(&["key", "rotate", "--now"])?;
+    let fresh = call.relay.invite(&[])?;
+    let output = client(&["pair", &fresh], &call.path("bob"))?;
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(
+        said(&output).contains("has changed") && said(&output).contains("known_relays:2"),
+        "{}",
+        said(&output)
+    );
+    std::fs::remove_file(call.path("bob").join("known_relays"))?;
+    visit(&call, "bob", &fresh)?;
+    Ok(())
+}
+
+#[test]
+fn an_administrator_of_one_room_invites_to_that_room_only() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    let relay = call.relay.address().to_string();
+    visit(&call, "ann", &call.relay.invite(&["--admin", "--room", "team"])?)?;
+    let invite =
+        |more: &[&str]| client(&[&["invite", "--relay", &relay, "--json"], more].concat(), &call.path("ann"));
+    let output = invite(&["--room", "lobby"])?;
+    assert!(!output.status.success() && said(&output).contains("its own rooms"), "{}", said(&output));
+    let made: Value = serde_json::from_slice(&invite(&["--admin"])?.stdout)?;
+    visit(&call, "bob", made["link"].as_str().context("no link")?)?;
+    assert_eq!(refused(&call, "bob", "--room lobby")?.0, Some(4));
+    // What it made ends with it.
+    let made: Value = serde_json::from_slice(&invite(&[])?.stdout)?;
+    call.relay.operate(&["devices", "revoke", "ann"])?;
+    let (code, why) = refused(&call, "eve", made["link"].as_str().context("no link")?)?;
+    assert!(code == Some(4) && why.contains("taken back"), "{why}");
+    Ok(())
+}
+
+#[test]
+fn commands_reach_the_relay_that_is_named_and_no_secret_is_repeated() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    let link = call.relay.invite(&["--host", "relay.example"])?;
+    let port = call.relay.address().port();
+    assert!(link.starts_with(&format!("vchat://relay.example:{port}/#")), "the port that is bound: {link}");
+    let damaged = &link[..link.len() - 2];
+    for arguments in
+        [&[damaged][..], &["pair", damaged], &["pair", "--relay", "h", "--code", "1234-9876-55x"]]
+    {
+        let output = client(arguments, &call.path("ann"))?;
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(
+            !said(&output).contains(&damaged[damaged.len() - 20..]) && !said(&output).contains("9876"),
+            "{}",
+            said(&output)
+        );
+    }
+    // A file that is no socket is not removed for one.
+    let precious = call.path("precious");
+    std::fs::write(&precious, "text")?;
+    let mut command = Command::new(bin("vchatd")?);
+    command.args(["--listen", "127.0.0.1:0", "--mdns", "off", "--state-dir"]).arg(call.path("other"));
+    let output = command.arg("--control").arg(&precious).output()?;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("precious") && std::fs::read_to_string(&precious)? == "text");
+    Ok(())
+}
+
 #[test]
 fn a_relay_that_trusts_on_first_use_lets_in_whoever_trusts_it() -> anyhow::Result<()> {
     let call = Call::start_with(&["--mdns", "off", "--trust-on-first-use"])?;
@@ -215,6 +392,10 @@ fn a_relay_is_found_on_the_local_network_by_its_key() -> anyhow::Result<()> {
     let call = Call::start_with(&["--mdns", "on"])?;
     // Found, but not paired; or, where other relays answer too, one of several that are not.
     let (code, why) = refused(&call, "ann", "--relay auto")?;
+    if why.contains("cannot look around") {
+        eprintln!("skipped: this machine has no multicast ({why})");
+        return Ok(());
+    }
     assert!(code == Some(4) && why.contains("none of the relays on this network"), "{why}");
     assert!(why.contains(&call.relay.address().port().to_string()), "{why}");
     let link = call.relay.invite(&[])?;
@@ -264,14 +445,17 @@ fn operators_hear_what_is_wrong() -> anyhow::Result<()> {
     for (arguments, part) in [
         (&["devices", "revoke", "nobody"][..], "no device is called"),
         (&["devices", "rename", "nobody", "x"], "no device is called"),
-        (&["invite", "--ttl", "1s"], "a minute"),
-        (&["invite", "--uses", "0"], "1 to 1000"),
-        (&["invite", "--room", " "], "no name for a room"),
     ] {
         let why = fails(arguments);
         assert!(why.contains(part) && why.contains("exit status: 1"), "{arguments:?}: {why}");
     }
-    for arguments in [&["invite", "--ttl", "soon"][..], &["invite", "--code", "--uses", "2"]] {
+    for arguments in [
+        &["invite", "--ttl", "soon"][..],
+        &["invite", "--ttl", "1s"],
+        &["invite", "--uses", "0"],
+        &["invite", "--room", " "],
+        &["invite", "--code", "--uses", "2"],
+    ] {
         assert!(fails(arguments).contains("exit status: 2"), "{arguments:?}");
     }
     let nowhere = call.path("nowhere");

@@ -261,7 +261,7 @@ impl Call {
                 eprintln!("paired with {}; from now on: vchat-client --relay {0}", paired.relay);
                 self.printer.event(&json!({
                     "event": "paired", "relay": paired.pin.to_string(), "device": paired.ours.to_string(),
-                    "rooms": paired.rooms, "admin": paired.admin, "t_ms": self.age_ms(),
+                    "rooms": paired.rooms.iter().map(RoomName::as_str).collect::<Vec<_>>(), "admin": paired.admin, "t_ms": self.age_ms(),
                 }));
             }
             NetNews::SayFailed(id, why) => {

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use vchat_certs::authority::Authority;
 use vchat_certs::identity::Identity;
 use vchat_certs::known::{KnownError, KnownHosts};
 use vchat_certs::pin::Pin;
@@ -17,9 +16,9 @@ use crate::cli::Target;
 
 /// Knows who we are and which relays we trust.
 ///
-/// A relay is trusted by its key, under the name it was paired or met with. Under a name that is new, a relay that is known by
-/// another name is trusted too, as it proves the same key. Any other is not, but for the very first use where the user has
-/// asked for that; and another key under a known name is a hard stop.
+/// A relay is trusted by its key, under the name it was paired or met with. Who knows one relay only may call it by a new name, as
+/// it proves the same key; who knows several may not, or one of them could pose as another. Any other relay is not trusted,
+/// but for the very first use where the user has asked for that; and another key under a known name is a hard stop.
 pub(crate) struct Connector {
     target: Target,
     identity: Identity,
@@ -46,9 +45,9 @@ pub(crate) enum Acquaintance {
 #[derive(Clone)]
 enum Expectation {
     /// By one of the keys known for its name.
+    Named(Vec<Pin>),
+    /// By the key of the only relay that we know, or, on the local network, of any.
     Known(Vec<Pin>),
-    /// By the key of any relay that we know.
-    AnyKnown(Vec<Pin>),
     /// Not at all.
     FirstUse,
 }
@@ -105,6 +104,20 @@ impl Connector {
         self.known.remember(label, pin)
     }
 
+    /// What has to be right before an invite is spent: whether the relay that is called so is not known with another key.
+    ///
+    /// # Errors
+    /// [`KnownError::Changed`], the hard stop.
+    pub(crate) fn check(&self, label: &str, pin: Pin) -> Result<(), KnownError> {
+        self.known.check(label, pin)
+    }
+
+    /// Whether the relay is known under its name by keys of which `pin` is none.
+    pub(crate) fn knows_other_than(&self, pin: Pin) -> bool {
+        let Target::Relay(relay) = &self.target else { return false };
+        self.known.get(&relay.to_string()).is_some_and(|known| known.pins().all(|p| p != pin))
+    }
+
     /// The relay that we are connected with by the key `current` says what its next key is, or that it has none. Returns the
     /// next pin once it is on our disk.
     pub(crate) fn next_key(
@@ -115,7 +128,8 @@ impl Connector {
         let next = said.map(|(spki, signature)| NextKey { spki, signature }.verify(current));
         let next = next.transpose().map_err(|e| e.to_string())?;
         self.known.announced(current, next).map_err(|e| e.to_string())?;
-        Ok(next)
+        // Nothing is stored for a relay that could not be written down itself.
+        Ok(next.filter(|next| self.known.labels_of(*next).next().is_some()))
     }
 
     /// Connects to the relay as a device that has paired with it.
@@ -126,8 +140,8 @@ impl Connector {
         let (target, expectation) = (self.target.clone(), self.expectation());
         let identity = self.identity.clone();
         async move {
-            let terms = Terms { identity, trust: expectation.trust(), purpose };
-            let addrs = addresses(&target, &expectation).await?;
+            let (addrs, trust) = addresses(&target, &expectation).await?;
+            let terms = Terms { identity, trust, purpose };
             reach::connect(addrs, &terms).await.map_err(|e| match e {
                 Unreached::OtherKey(theirs) => expectation.other_key(&target, theirs, terms.identity.pin()),
                 Unreached::Closed(e) => super::link::loss(&e),
@@ -142,11 +156,14 @@ impl Connector {
             Target::Lan => None,
         };
         match (known, self.met) {
-            (Some(pins), _) => Expectation::Known(pins),
-            // Met in this run, but it could not be written down.
-            (None, Some(pin)) if !self.known.all_pins().contains(&pin) => Expectation::Known(vec![pin]),
-            _ if self.trust_on_first_use && self.target != Target::Lan => Expectation::FirstUse,
-            _ => Expectation::AnyKnown(self.known.all_pins().into_iter().collect()),
+            (Some(pins), _) => Expectation::Named(pins),
+            // Found on the local network in this run, or met and not written down: the same again, and no other.
+            (None, Some(pin)) => Expectation::Named(self.known.pins_of(pin)),
+            (None, None) if self.target == Target::Lan => {
+                Expectation::Known(self.known.all_pins().into_iter().collect())
+            }
+            (None, None) if self.trust_on_first_use => Expectation::FirstUse,
+            (None, None) => Expectation::Known(self.known.only_relay()),
         }
     }
 }
@@ -154,7 +171,7 @@ impl Connector {
 impl Expectation {
     fn trust(&self) -> ServerTrust {
         match self {
-            Self::Known(pins) | Self::AnyKnown(pins) => ServerTrust::Pinned(pins.clone()),
+            Self::Named(pins) | Self::Known(pins) => ServerTrust::Pinned(pins.clone()),
             Self::FirstUse => ServerTrust::FirstUse,
         }
     }
@@ -162,8 +179,12 @@ impl Expectation {
     /// What it means that the relay shows another key.
     fn other_key(&self, target: &Target, theirs: Pin, ours: Pin) -> Loss {
         match self {
-            Self::Known(pins) => Loss::Untrusted(changed(target, pins, theirs, ours)),
-            Self::AnyKnown(_) | Self::FirstUse => Loss::Untrusted(not_paired(target, Some(theirs))),
+            Self::Named(pins) => Loss::Untrusted(changed(target, pins, theirs, ours)),
+            Self::Known(_) if *target == Target::Lan => Loss::Untrusted(format!(
+                "somebody on this network ({theirs}) poses as a relay that this device is paired with. Name the relay with \
+                 --relay HOST, or leave this network"
+            )),
+            Self::Known(_) | Self::FirstUse => Loss::Untrusted(not_paired(target, Some(theirs))),
         }
     }
 }
@@ -179,26 +200,30 @@ fn changed(target: &Target, known: &[Pin], theirs: Pin, ours: Pin) -> String {
 }
 
 /// Where to connect. On a local network, relays that we know are told apart from others by hearsay; the connection proves it.
-async fn addresses(target: &Target, expectation: &Expectation) -> Result<Vec<SocketAddr>, Loss> {
+async fn addresses(
+    target: &Target,
+    expectation: &Expectation,
+) -> Result<(Vec<SocketAddr>, ServerTrust), Loss> {
     let relay = match target {
         Target::Relay(relay) => relay,
         Target::Lan => {
             let pins = match expectation {
-                Expectation::Known(pins) | Expectation::AnyKnown(pins) => pins.clone(),
+                Expectation::Named(pins) | Expectation::Known(pins) => pins.clone(),
                 Expectation::FirstUse => Vec::new(),
             };
             let found = reach::look_around(pins.clone()).await.map_err(Loss::Network)?;
-            return choose(found, &pins);
+            let chosen = choose(found, &pins)?;
+            return Ok((chosen.addrs, ServerTrust::Pinned(vec![chosen.pin])));
         }
     };
-    reach::look_up(relay).await.map_err(Loss::Network)
+    Ok((reach::look_up(relay).await.map_err(Loss::Network)?, expectation.trust()))
 }
 
-/// The addresses of the one relay that we know among those found.
-fn choose(found: Vec<Found>, known: &[Pin]) -> Result<Vec<SocketAddr>, Loss> {
+/// The one relay that we know among those found.
+fn choose(found: Vec<Found>, known: &[Pin]) -> Result<Found, Loss> {
     let (ours, others): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| known.contains(&f.pin));
     match (&ours[..], &others[..]) {
-        ([one], _) => Ok(one.addrs.clone()),
+        ([one], _) => Ok(one.clone()),
         ([], []) => Err(Loss::Network("no relay answers there; name one with --relay HOST".into())),
         ([], others) => Err(Loss::Untrusted(format!(
             "this device is paired with none of the relays on this network: {}. {HOW_TO_PAIR}",
@@ -226,14 +251,11 @@ pub(crate) fn not_paired(target: &Target, shown: Option<Pin>) -> String {
     format!("this device is not paired with the relay {target}{shown}. {HOW_TO_PAIR}")
 }
 
-/// The label under which a relay found on the local network is remembered.
-pub(crate) fn label_of(target: &Target, connected: &Connected) -> String {
+/// The label under which a relay is remembered: its name, or on the local network, where addresses change, its key.
+pub(crate) fn label_of(target: &Target, pin: Pin) -> String {
     match target {
         Target::Relay(relay) => relay.to_string(),
-        Target::Lan => {
-            let address = connected.connection.remote_address();
-            Authority { host: address.ip().to_canonical().to_string(), port: address.port() }.to_string()
-        }
+        Target::Lan => format!("lan-{pin}"),
     }
 }
 
@@ -284,10 +306,42 @@ mod tests {
             let known = connector(dir.path(), "relay.example", first_use);
             assert_eq!(trusts(&known), Some(vec![ANN]), "no first use for who is known");
         }
-        let mut alias = connector(dir.path(), "10.0.0.1", false);
-        assert_eq!(trusts(&alias), Some(vec![ANN, BOB]));
+        assert_eq!(trusts(&connector(dir.path(), "10.0.0.1", false)), Some(vec![]), "which of both?");
+        let lan = trusts(&connector(dir.path(), "auto", false));
+        assert_eq!(lan, Some(vec![ANN, BOB]), "there they are told apart by what they announce");
+
+        let alone = tempfile::tempdir().expect("a directory");
+        connector(alone.path(), "relay.example", false)
+            .paired("relay.example:4433", ANN)
+            .expect("remembered");
+        let mut alias = connector(alone.path(), "10.0.0.1", false);
+        assert_eq!(trusts(&alias), Some(vec![ANN]));
         assert_eq!(alias.welcomed(ANN).expect("written"), Acquaintance::Alias("relay.example:4433".into()));
         assert_eq!(trusts(&alias), Some(vec![ANN]), "from then on");
+    }
+
+    #[test]
+    fn who_comes_back_to_a_relay_of_the_local_network_comes_back_to_the_same() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut lan = connector(dir.path(), "auto", false);
+        lan.paired("ann.example:4433", ANN).expect("remembered");
+        lan.paired("bob.example:4433", BOB).expect("remembered");
+        assert_eq!(lan.welcomed(BOB).expect("read"), Acquaintance::Old);
+        assert_eq!(trusts(&lan), Some(vec![BOB]));
+    }
+
+    #[test]
+    fn an_invite_is_not_spent_on_a_relay_whose_key_has_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut connector = connector(dir.path(), "relay.example", false);
+        connector.check("relay.example:4433", ANN).expect("nothing is known yet");
+        connector.paired("relay.example:4433", ANN).expect("remembered");
+        connector.check("relay.example:4433", ANN).expect("the same");
+        assert!(matches!(
+            connector.check("relay.example:4433", BOB),
+            Err(KnownError::Changed { line: 2, .. })
+        ));
+        assert!(connector.knows_other_than(BOB) && !connector.knows_other_than(ANN));
     }
 
     #[test]
@@ -309,6 +363,10 @@ mod tests {
             Identity::create_next(home.path()).expect("made"),
         );
         let mut connector = connector(dir.path(), "relay.example", false);
+        let unknown = NextKey::announce(current.pin(), &next).expect("signed");
+        let said = Some((unknown.spki, unknown.signature));
+        let stored = connector.next_key(current.pin(), said).expect("proved");
+        assert_eq!(stored, None, "there is no line to write it to, so nobody may count on it");
         connector.paired("relay.example:4433", current.pin()).expect("remembered");
         let good = NextKey::announce(current.pin(), &next).expect("signed");
         let forged = Some((good.spki.clone(), vec![0; 64]));
@@ -329,7 +387,7 @@ mod tests {
             pin,
         };
         let all = || vec![found("ann", ANN), found("bob", BOB)];
-        assert_eq!(choose(all(), &[ANN]).expect("one").len(), 1);
+        assert_eq!(choose(all(), &[ANN]).expect("one").pin, ANN);
         assert!(matches!(choose(vec![], &[ANN]), Err(Loss::Network(_))));
         let unknown = choose(all(), &[]).expect_err("not paired");
         assert!(

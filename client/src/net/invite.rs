@@ -2,13 +2,16 @@
 
 use chrono::{DateTime, Local, SecondsFormat};
 use serde_json::json;
+use vchat_certs::code::Code;
+use vchat_certs::invite::Link;
 use vchat_certs::tls::Purpose;
+use vchat_proto::id::misleads;
 use vchat_proto::session::Loss;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::limits::PAIRING_TIMEOUT;
 use vchat_proto::wire::pb;
 
-use super::connect::{Connector, label_of, not_paired};
+use super::connect::{Connector, not_paired};
 use super::link::loss;
 use super::pair::PairError;
 use super::talk::Talk;
@@ -68,7 +71,11 @@ pub fn run(config: &InviteConfig) -> Result<Invited, PairError> {
 async fn ask(connector: &Connector, config: &InviteConfig) -> Result<Invited, PairError> {
     let refused = |loss| failure(connector.target(), loss);
     let connected = connector.connect(Purpose::Admin).await.map_err(refused)?;
-    let relay = label_of(connector.target(), &connected);
+    // The relay knows better what it is called, unless its operator has not said so.
+    let relay = match connector.target() {
+        Target::Relay(relay) => relay.to_string(),
+        Target::Lan => String::new(),
+    };
     let request = pb::InviteRequest {
         rooms: config.rooms.iter().map(|room| room.as_str().into()).collect(),
         uses: config.uses,
@@ -88,10 +95,19 @@ async fn ask(connector: &Connector, config: &InviteConfig) -> Result<Invited, Pa
     match answer {
         Ok(Ok(pb::AdminDown { body: Some(pb::admin_down::Body::Invite(made)) })) => {
             let is_code = made.link.is_empty();
-            let secret = if is_code { made.code } else { made.link };
+            // What is printed is a link or a code and nothing else that a relay might send.
+            let secret = if is_code {
+                made.code.parse::<Code>().map(|code| code.to_string()).map_err(|e| e.to_string())
+            } else {
+                made.link.parse::<Link>().map(|link| link.to_string()).map_err(|e| e.to_string())
+            };
+            let secret = secret.map_err(|e| refused(Loss::Network(e)))?;
+            let relay = if relay.is_empty() { "auto".into() } else { relay };
             Ok(Invited { secret, is_code, expires_ms: made.expires_ms, relay })
         }
-        Ok(Ok(pb::AdminDown { body: Some(pb::admin_down::Body::Failed(why)) })) => Err(PairError::Local(why)),
+        Ok(Ok(pb::AdminDown { body: Some(pb::admin_down::Body::Failed(why)) })) => {
+            Err(PairError::Local(why.chars().map(|c| if misleads(c) { ' ' } else { c }).collect()))
+        }
         Ok(Ok(pb::AdminDown { body: None })) => {
             Err(refused(Loss::Network("its answer makes no sense".into())))
         }

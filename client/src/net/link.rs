@@ -1,7 +1,7 @@
 //! One connection to the relay: its two streams as queues of messages.
 
 use prost::Message;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vchat_certs::pin::Pin;
@@ -87,7 +87,14 @@ impl Link {
 pub(crate) fn loss(error: &ConnectionError) -> Loss {
     match vchat_quic::close_code(error) {
         Some(code) => Loss::Closed(code),
-        None => Loss::Network(error.to_string()),
+        None => Loss::Network(match error {
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                "it takes nobody from this network for some minutes, after too many failed attempts".into()
+            }
+            other => other.to_string(),
+        }),
     }
 }
 

@@ -9,12 +9,13 @@ use vchat_certs::known::KnownError;
 use vchat_certs::pake::{Client, EXPORTER_LABEL, Exporter};
 use vchat_certs::pin::Pin;
 use vchat_certs::tls::{Purpose, ServerTrust};
-use vchat_proto::id::DisplayName;
-use vchat_proto::session::End;
+use vchat_proto::id::{DisplayName, RoomName};
+use vchat_proto::session::{End, Loss};
 use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
 use super::connect::{Connector, label_of, list};
+use super::link::loss;
 use super::reach::{self, Connected, Terms, Unreached};
 use super::talk::Talk;
 use crate::cli::{Invite, PairConfig, Target};
@@ -29,7 +30,9 @@ pub struct Paired {
     /// Our own.
     pub ours: Pin,
     /// The rooms that we may enter; any, if there is none.
-    pub rooms: Vec<String>,
+    pub rooms: Vec<RoomName>,
+    /// The room that the invite was for.
+    pub room: Option<RoomName>,
     /// Whether we may invite others.
     pub admin: bool,
 }
@@ -96,6 +99,10 @@ pub(crate) async fn pair(
         Target::Lan => one_of(reach::look_around(wanted.clone()).await, &wanted),
     };
     let addrs = addrs.map_err(|why| PairError::Unreachable(connector.target().clone(), why))?;
+    // Before the invite is spent. Of a relay of the local network nothing but its key is known.
+    if let (Invite::Link(link), Target::Relay(relay)) = (invite, connector.target()) {
+        connector.check(&relay.to_string(), link.pin).map_err(|e| PairError::Refused(e.to_string()))?;
+    }
     let trust = match invite {
         Invite::Link(link) => ServerTrust::Pinned(vec![link.pin]),
         // Whose key it is shows in the exchange.
@@ -106,19 +113,21 @@ pub(crate) async fn pair(
     loop {
         let connected =
             reach::connect(addrs.clone(), &terms).await.map_err(|e| unreached(connector, invite, e))?;
+        let label = label_of(connector.target(), connected.pin);
+        connector.check(&label, connected.pin).map_err(|e| PairError::Refused(e.to_string()))?;
         let talk = tokio::time::timeout(PAIRING_TIMEOUT, talk(&connected, connector.our_pin(), invite, name));
         let answer = match talk.await {
             Ok(answer) => answer,
             Err(_) => Err(Broken::Why("it does not answer".into())),
         };
-        let label = label_of(connector.target(), &connected);
         vchat_quic::close(&connected.connection, vchat_proto::wire::close::CloseCode::Goodbye);
         match answer {
             Ok(Answer::Paired(paired)) => {
                 let paired = remember(connector, label, connected.pin, paired)?;
                 return Ok((paired, connected));
             }
-            // Somebody else tries the same code, or the relay still waits for an attempt of ours that was broken off.
+            // Somebody else tries the same code, or the relay still waits for an attempt of ours that was broken off. Nothing of
+            // the code was shown: only before that is this answer taken.
             Ok(Answer::Refused(pb::PairRefusal::Busy)) if waited < PATIENCE => {
                 tokio::time::sleep(PAUSE).await;
                 waited += PAUSE;
@@ -191,8 +200,14 @@ async fn by_code(
             client.check(&paired.proof).map_err(|_| Broken::Impostor)?;
             Ok(Answer::Paired(paired))
         }
-        pb::pair_down::Body::Refused(refused) => Ok(Answer::Refused(refused.why())),
-        pb::pair_down::Body::Share(_) => Err(nonsense()),
+        // Whoever has our proof can test one guess with it, so it gets no second one: one wrong code is one answer to the user.
+        pb::pair_down::Body::Refused(refused) if refused.why() == pb::PairRefusal::Code => {
+            Ok(Answer::Refused(pb::PairRefusal::Code))
+        }
+        pb::pair_down::Body::Refused(refused) if refused.why() != pb::PairRefusal::Busy => {
+            Ok(Answer::Refused(refused.why()))
+        }
+        pb::pair_down::Body::Refused(_) | pb::pair_down::Body::Share(_) => Err(Broken::Impostor),
     }
 }
 
@@ -220,7 +235,20 @@ fn remember(
         KnownError::Changed { .. } => PairError::Refused(e.to_string()),
         other => PairError::Local(format!("paired, but this cannot be written down: {other}")),
     })?;
-    Ok(Paired { relay, pin, ours: connector.our_pin(), rooms: paired.rooms, admin: paired.admin })
+    let room = |text: &String| RoomName::parse(text).ok();
+    let rooms = paired.rooms.iter().filter_map(room).collect();
+    let called = match connector.target() {
+        Target::Relay(_) => relay,
+        Target::Lan => "auto".into(),
+    };
+    Ok(Paired {
+        relay: called,
+        pin,
+        ours: connector.our_pin(),
+        rooms,
+        room: room(&paired.room),
+        admin: paired.admin,
+    })
 }
 
 /// The addresses of the relay that is meant, or of the only one there is.
@@ -261,18 +289,29 @@ fn impostor(target: &Target, theirs: Pin) -> String {
 }
 
 fn refused(target: &Target, why: pb::PairRefusal) -> String {
+    let helps = matches!(
+        why,
+        pb::PairRefusal::Unknown
+            | pb::PairRefusal::Used
+            | pb::PairRefusal::Expired
+            | pb::PairRefusal::Code
+            | pb::PairRefusal::Revoked
+    );
     let why = match why {
         pb::PairRefusal::Unknown => "it does not know this invite; it may have been taken back",
         pb::PairRefusal::Used => "this invite has been used",
         pb::PairRefusal::Expired => "this invite is over",
-        pb::PairRefusal::Code => "the code is wrong, used or over",
+        pb::PairRefusal::Code => {
+            "the code is wrong, used or over; after three wrong tries it is good no more"
+        }
         pb::PairRefusal::Busy => "somebody else is trying the same code; try again in a moment",
         pb::PairRefusal::Revoked => "it has revoked this device since this invite was made",
         pb::PairRefusal::Name => "it does not take this name",
         pb::PairRefusal::Full => "it has as many devices as it can have",
         pb::PairRefusal::Unspecified => "it could not write this device down; its log says why",
     };
-    format!("the relay {target} does not let this device in: {why}. Ask its operator for a new invite")
+    let new_invite = if helps { ". Ask its operator for a new invite" } else { "" };
+    format!("the relay {target} does not let this device in: {why}{new_invite}")
 }
 
 fn lost(error: ConnectionError) -> Broken {
@@ -280,7 +319,10 @@ fn lost(error: ConnectionError) -> Broken {
 }
 
 fn words(error: &ConnectionError) -> String {
-    vchat_quic::close_code(error).map_or_else(|| error.to_string(), |code| code.reason().into())
+    match loss(error) {
+        Loss::Closed(code) => code.reason().into(),
+        Loss::Network(why) | Loss::Untrusted(why) => why,
+    }
 }
 
 fn nonsense() -> Broken {

@@ -89,7 +89,9 @@ pub(crate) async fn connect(addrs: Vec<SocketAddr>, terms: &Terms) -> Result<Con
     while let Some(result) = attempts.join_next().await {
         match result {
             Ok(Ok(Ok(connected))) => return Ok(connected),
-            Ok(Ok(Err(other_key @ Unreached::OtherKey(_)))) => return Err(other_key),
+            // Another key at one address does not mean that the relay is not at another; but if it is not, that is what to tell.
+            Ok(Ok(Err(other_key @ Unreached::OtherKey(_)))) => worst = other_key,
+            _ if matches!(worst, Unreached::OtherKey(_)) => {}
             Ok(Ok(Err(other))) => worst = other,
             Ok(Err(_)) => {
                 worst = Unreached::Network("no answer; is the relay running, and does UDP reach it?".into());

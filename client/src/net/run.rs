@@ -68,13 +68,16 @@ async fn run(mut setup: Setup) -> Result<(), String> {
     let (relay, first_use) = (setup.relay, setup.trust_on_first_use);
     let mut connector = Connector::new(relay, first_use, &setup.config_dir, &setup.state_dir)?;
     let mut early = Vec::new();
-    if let Some(link) = setup.invite {
+    // A relay that is known under its name with other keys than the link's has changed its key since the link was made, or the link
+    // is of another one: who is a member comes in without, and who is not meets the hard stop.
+    if let Some(link) = setup.invite.filter(|link| !connector.knows_other_than(link.pin)) {
         let invite = Invite::Link(link);
         let pairing = pair(&mut connector, &invite, &setup.name);
         let Some(paired) = unless_left(pairing, &mut setup.commands, &mut early).await else { return Ok(()) };
         let news = match paired {
             Ok((paired, closed)) => {
                 tokio::spawn(async move { closed.farewell().await });
+                setup.room = setup.room.or_else(|| paired.room.clone());
                 NetNews::Paired(paired)
             }
             Err(PairError::Local(why)) => return Err(why),

@@ -12,7 +12,7 @@ mod serve;
 use serde::{Deserialize, Serialize};
 
 pub use self::ask::{AskError, ask};
-pub(crate) use self::office::{Office, Secret, make};
+pub(crate) use self::office::{MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make};
 pub use self::print::show;
 pub(crate) use self::serve::{Door, serve};
 

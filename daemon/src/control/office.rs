@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use vchat_certs::authority::{Authority, DEFAULT_PORT};
+use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
 use vchat_certs::pin::Pin;
@@ -23,10 +23,33 @@ use crate::server::Shared;
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) shared: Arc<Shared>,
+}
+
+/// What the relay is called and where it is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
     /// The addresses bound.
     pub(crate) addrs: Vec<SocketAddr>,
     /// What the operator says people call this relay.
-    pub(crate) public: Option<Authority>,
+    pub(crate) public: Option<String>,
+}
+
+impl Names {
+    /// How a link calls this relay: `host`, or as the operator says, or else by the address that the machine would be reached at;
+    /// at the port that is bound where none is named.
+    pub(crate) fn called(&self, host: Option<&str>) -> Result<Authority, AuthorityError> {
+        let port = self.addrs.first().map_or(DEFAULT_PORT, SocketAddr::port);
+        match host.or(self.public.as_deref()) {
+            Some(host) => Authority::parse(host, port),
+            None => Ok(Authority { host: self.address().to_string(), port }),
+        }
+    }
+
+    /// The address at which this machine is reached, as far as it knows.
+    pub(crate) fn address(&self) -> IpAddr {
+        let bound = self.addrs.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
+        if bound.is_unspecified() { own_address(bound) } else { bound.to_canonical() }
+    }
 }
 
 impl Office {
@@ -56,17 +79,16 @@ impl Office {
     }
 
     async fn invite(&self, invite: Invite) -> anyhow::Result<Value> {
-        let host = invite.host.as_ref().map(|host| host.parse::<Authority>()).transpose()?;
+        let called = self.shared.names.called(invite.host.as_deref())?;
         let pin = self.shared.keys.borrow().current.pin();
-        let made = make(&self.shared.registry, pin, self.called(host), &invite).await?;
+        let made = make(&self.shared.registry, pin, called.clone(), &invite, None).await?;
         let expires = rfc3339(made.expires);
         Ok(match made.secret {
             Secret::Link(link) => {
                 json!({"link": link.to_string(), "code": null, "expires": expires, "uses": invite.uses})
             }
             Secret::Code(code) => {
-                let relay = self.called(None).to_string();
-                json!({"link": null, "code": code.to_string(), "expires": expires, "relay": relay})
+                json!({"link": null, "code": code.to_string(), "expires": expires, "relay": called.to_string()})
             }
         })
     }
@@ -131,19 +153,6 @@ impl Office {
             "revoked": device.revoked.map(rfc3339), "connections": self.shared.members.count(device.pin),
         })
     }
-
-    /// How a link calls this relay: as the operator says, or else by the address that the machine would be reached at.
-    fn called(&self, host: Option<Authority>) -> Authority {
-        let port = self.addrs.first().map_or(DEFAULT_PORT, SocketAddr::port);
-        host.or_else(|| self.public.clone())
-            .unwrap_or_else(|| Authority { host: self.address().to_string(), port })
-    }
-
-    /// The address at which this machine is reached, as far as it knows.
-    pub(crate) fn address(&self) -> IpAddr {
-        let bound = self.addrs.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
-        if bound.is_unspecified() { own_address(bound) } else { bound.to_canonical() }
-    }
 }
 
 /// What an invited person is given.
@@ -152,12 +161,13 @@ pub(crate) enum Secret {
     Code(Code),
 }
 
-/// Makes an invite to the relay with this key, which links call `relay`.
+/// Makes an invite to the relay with this key, which links call `relay`; `maker`: the device that asked for it.
 pub(crate) async fn make(
     registry: &Registry,
     pin: Pin,
     relay: Authority,
     invite: &Invite,
+    maker: Option<Pin>,
 ) -> anyhow::Result<Invited<Secret>> {
     ensure!((1..=MAX_USES).contains(&invite.uses), "an invite is for 1 to {MAX_USES} devices");
     ensure!((MIN_SECONDS..=MAX_SECONDS).contains(&invite.ttl_s), "an invite is good for a minute to 90 days");
@@ -171,7 +181,7 @@ pub(crate) async fn make(
         return Ok(Invited { secret: Secret::Code(made.secret), expires: made.expires });
     }
     let (ttl_ms, uses) = (invite.ttl_s.saturating_mul(1000), invite.uses);
-    let made = registry.ask(move |l| l.invite(now, ttl_ms, uses, &grant)).await??;
+    let made = registry.ask(move |l| l.invite(now, ttl_ms, uses, &grant, maker)).await??;
     Ok(Invited { secret: Secret::Link(Link { relay, pin, token: made.secret }), expires: made.expires })
 }
 
@@ -202,7 +212,7 @@ fn rfc3339(unix_ms: u64) -> String {
 /// How long the first person has to come in; a relay that is started later than that makes another invite.
 const FIRST_SECONDS: u64 = 3600;
 /// Devices of one invite: a large class.
-const MAX_USES: u32 = 1000;
-const MIN_SECONDS: u64 = 60;
-const MAX_SECONDS: u64 = 90 * 24 * 3600;
+pub(crate) const MAX_USES: u32 = 1000;
+pub(crate) const MIN_SECONDS: u64 = 60;
+pub(crate) const MAX_SECONDS: u64 = 90 * 24 * 3600;
 const MAX_ROOMS: usize = 32;

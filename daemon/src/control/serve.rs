@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,11 @@ impl Door {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             anyhow::bail!("{}: another program listens there; choose another with --control", what());
         }
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).with_context(what),
-            _ => {}
+        match fs::symlink_metadata(path) {
+            Ok(old) if old.file_type().is_socket() => fs::remove_file(path).with_context(what)?,
+            Ok(_) => anyhow::bail!("{}: something else is there; choose another with --control", what()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(what),
         }
         let listener = UnixListener::bind(path).with_context(what)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;

@@ -65,13 +65,15 @@ impl Ledger {
         })
     }
 
-    /// Takes a key that nobody knows as a member's, as a relay does that trusts on first use. None when there is no room for more.
-    pub(crate) fn adopt(&mut self, now: u64, pin: Pin) -> Result<Option<Device>, LedgerError> {
-        if self.is_full()? {
-            return Ok(None);
+    /// The same on a relay that trusts on first use: a key that nobody knows is a member's from now on, while there is room.
+    pub(crate) fn admission_on_first_use(&self, now: u64, pin: Pin) -> Result<Admission, LedgerError> {
+        let known = self.admission(pin)?;
+        // Anybody can make keys: those who were invited find room even if the rest is taken.
+        if known != Admission::Unknown || self.count()? >= MAX_DEVICES / 2 {
+            return Ok(known);
         }
         insert(&self.db, pin, NEWCOMER, false, now)?;
-        self.device(pin)
+        self.admission(pin)
     }
 
     /// Calls a device that was trusted on its first use what its user is called; once.
@@ -81,9 +83,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that a device was here.
+    /// Notes that a device was here, to the minute: nothing is written for more.
     pub(crate) fn seen(&self, now: u64, pin: Pin) -> Result<(), LedgerError> {
-        self.db.execute("UPDATE device SET last_seen = ?2 WHERE pin = ?1", params![pin.0, now])?;
+        let update = "UPDATE device SET last_seen = ?2 WHERE pin = ?1 AND coalesce(last_seen, 0) < ?3";
+        self.db.execute(update, params![pin.0, now, now.saturating_sub(SEEN_MS)])?;
         Ok(())
     }
 
@@ -103,18 +106,22 @@ impl Ledger {
         Ok(Device { name: name.as_str().into(), ..device })
     }
 
-    /// Lets a device in no longer. Whoever calls this also cuts the connections that it has.
+    /// Lets a device in no longer, and takes back the links that it made as an administrator. Whoever calls this also cuts the
+    /// connections that it has.
     pub(crate) fn revoke(&self, now: u64, which: &str) -> Result<Device, SelectError> {
         let device = self.select(which)?;
         let revoked = device.revoked.unwrap_or(now);
         let update = "UPDATE device SET revoked = ?2 WHERE pin = ?1";
         self.db.execute(update, params![device.pin.0, revoked]).map_err(LedgerError::from)?;
+        let made = "DELETE FROM invite WHERE maker = ?1";
+        self.db.execute(made, params![device.pin.0]).map_err(LedgerError::from)?;
         Ok(Device { revoked: Some(revoked), ..device })
     }
 
     /// A device has this next key of the relay on its disk.
     pub(crate) fn next_key_stored(&self, pin: Pin, next: Pin) -> Result<(), LedgerError> {
-        self.db.execute("UPDATE device SET next_pin = ?2 WHERE pin = ?1", params![pin.0, next.0])?;
+        let update = "UPDATE device SET next_pin = ?2 WHERE pin = ?1 AND next_pin IS NOT ?2";
+        self.db.execute(update, params![pin.0, next.0])?;
         Ok(())
     }
 
@@ -132,9 +139,19 @@ impl Ledger {
         Ok(device)
     }
 
-    pub(super) fn is_full(&self) -> Result<bool, LedgerError> {
-        let count: u64 = self.db.query_row("SELECT count(*) FROM device", [], |row| row.get(0))?;
-        Ok(count >= MAX_DEVICES)
+    /// Whether there is no room for another device, also without those that were revoked so long ago that no invite from before is
+    /// still good.
+    pub(super) fn is_full(&self, now: u64) -> Result<bool, LedgerError> {
+        if self.count()? < MAX_DEVICES {
+            return Ok(false);
+        }
+        let before = now.saturating_sub(LONGEST_INVITE_MS);
+        self.db.execute("DELETE FROM device WHERE revoked < ?1", [before])?;
+        Ok(self.count()? >= MAX_DEVICES)
+    }
+
+    fn count(&self) -> Result<u64, LedgerError> {
+        Ok(self.db.query_row("SELECT count(*) FROM device", [], |row| row.get(0))?)
     }
 
     /// The one device that is meant: by its name, or by how its fingerprint begins.
@@ -199,6 +216,12 @@ const SELECT: &str = "SELECT pin, name, admin, created, last_seen, revoked FROM 
 
 /// More than the people of one relay have devices; a bound for a relay that trusts on first use, where anybody can make keys.
 pub(super) const MAX_DEVICES: u64 = 10_000;
+
+/// How exactly it is known when a device was here.
+const SEEN_MS: u64 = 60_000;
+
+/// No invite is good for longer: 90 days.
+const LONGEST_INVITE_MS: u64 = 90 * 24 * 3_600_000;
 
 /// What a device that was trusted on its first use is called until it has said its name.
 const NEWCOMER: &str = "newcomer";

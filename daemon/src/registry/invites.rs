@@ -30,8 +30,8 @@ pub(crate) struct Invited<Secret> {
 /// Why there is no invite.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InviteError {
-    #[error("{MAX_INVITES} links are open already: take some back with `vchatd invites cancel`")]
-    Full,
+    #[error("{0} links are kept already, open or over: take them back with `vchatd invites cancel`")]
+    Full(u64),
     #[error(transparent)]
     Code(#[from] IssueError),
     #[error(transparent)]
@@ -61,8 +61,12 @@ pub(crate) enum Refusal {
 
 /// An exchange by code that may begin.
 pub(crate) enum CodeBegin {
-    /// With this code. The attempt is none where there is no such code and the exchange is to fail like a wrong one.
-    With(Option<Attempt>, Code),
+    /// With this code; `made_up` where there is no such code, and the exchange is to fail like a wrong one.
+    With {
+        attempt: Attempt,
+        code: Code,
+        made_up: bool,
+    },
     Busy,
 }
 
@@ -74,13 +78,15 @@ pub(crate) struct OpenInvites {
 }
 
 impl Ledger {
-    /// Makes a link invite that is good for so many milliseconds and devices.
+    /// Makes a link invite that is good for so many milliseconds and devices; `maker`: the device that asked for it, whose open
+    /// invites end with it.
     pub(crate) fn invite(
         &mut self,
         now: u64,
         ttl_ms: u64,
         uses: u32,
         grant: &Grant,
+        maker: Option<Pin>,
     ) -> Result<Invited<Token>, InviteError> {
         let token = Token::generate()?;
         let hash = token.hash();
@@ -88,22 +94,26 @@ impl Ledger {
         let made = self.write(|tx| {
             // Those that are long over tell nobody anything any more.
             tx.execute("DELETE FROM invite WHERE expires < ?1", [now.saturating_sub(REMEMBERED_MS)])?;
-            let count: u64 = tx.query_row("SELECT count(*) FROM invite", [], |row| row.get(0))?;
-            if count >= MAX_INVITES {
-                return Ok(false);
+            let most = if maker.is_some() { MAX_INVITES_OF_DEVICE } else { MAX_INVITES };
+            let maker = maker.map(|pin| pin.0);
+            let count = "SELECT count(*) FROM invite WHERE ?1 IS NULL OR maker = ?1";
+            let count: u64 = tx.query_row(count, [maker], |row| row.get(0))?;
+            if count >= most {
+                return Ok(Err(most));
             }
-            let insert =
-                "INSERT INTO invite (hash, admin, uses, created, expires) VALUES (?1, ?2, ?3, ?4, ?5)";
-            tx.execute(insert, params![hash.0, grant.role == Role::Admin, uses, now, expires])?;
+            let insert = "INSERT INTO invite (hash, admin, uses, created, expires, maker)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            tx.execute(insert, params![hash.0, grant.role == Role::Admin, uses, now, expires, maker])?;
             for room in &grant.rooms {
                 tx.execute(
                     "INSERT OR IGNORE INTO invite_room VALUES (?1, ?2)",
                     params![hash.0, room.as_str()],
                 )?;
             }
-            Ok(true)
+            Ok(Ok(()))
         })?;
-        if made { Ok(Invited { secret: token, expires }) } else { Err(InviteError::Full) }
+        made.map_err(InviteError::Full)?;
+        Ok(Invited { secret: token, expires })
     }
 
     /// Makes a spoken code for one device.
@@ -119,29 +129,31 @@ impl Ledger {
     }
 
     /// A device shows a token. The use is counted in the transaction that stores the device, so a crash leaves both or neither;
-    /// and a device whose answer got lost may ask again.
+    /// and a device whose answer got lost may ask again. Also gives the room that the invite was for.
     pub(crate) fn redeem_link(
         &mut self,
         now: u64,
         token: &Token,
         pin: Pin,
         name: &DisplayName,
-    ) -> Result<Device, Refusal> {
+    ) -> Result<(Device, Option<RoomName>), Refusal> {
         let hash = token.hash();
         let known = self.device(pin)?;
         let member = known.as_ref().is_some_and(|device| device.revoked.is_none());
-        let full = known.is_none() && self.is_full()?;
+        let full = known.is_none() && self.is_full(now)?;
         let redeemed = self.write(|tx| {
             let Some(invite) = Invite::find(tx, hash)? else { return Ok(Err(Refusal::Unknown)) };
             let has = "SELECT 1 FROM redemption WHERE hash = ?1 AND pin = ?2";
             let again = tx.query_row(has, params![hash.0, pin.0], |_| Ok(())).optional()?.is_some();
             let revoked = known.as_ref().and_then(|device| device.revoked);
+            let grant = invite.grant(tx, hash)?;
+            let room = grant.rooms.first().cloned();
             // Otherwise a device that was thrown out would come back by a link that it still has.
             if revoked.is_some_and(|revoked| invite.created <= revoked) {
                 return Ok(Err(Refusal::Revoked));
             }
             if again {
-                return Ok(Ok(()));
+                return Ok(Ok(room));
             }
             if now >= invite.expires {
                 return Ok(Err(Refusal::Expired));
@@ -152,28 +164,29 @@ impl Ledger {
             if full {
                 return Ok(Err(Refusal::Full));
             }
-            let grant = invite.grant(tx, hash)?;
             if known.as_ref().is_some_and(|device| revoked.is_none() && device.has(&grant)) {
-                return Ok(Ok(()));
+                return Ok(Ok(room));
             }
             tx.execute("INSERT INTO redemption VALUES (?1, ?2)", params![hash.0, pin.0])?;
             admit(tx, now, pin, name, &grant)?;
-            Ok(Ok(()))
+            Ok(Ok(room))
         })?;
-        match redeemed {
+        let room = match redeemed {
             // Who is a member already opens an old link to come in, not to be let in.
-            Err(_) if member => {}
+            Err(_) if member => None,
             other => other?,
-        }
-        self.device(pin)?.ok_or(Refusal::Unknown)
+        };
+        Ok((self.device(pin)?.ok_or(Refusal::Unknown)?, room))
     }
 
     /// Somebody wants to pair by the code with this nameplate.
     pub(crate) fn begin_code(&mut self, instant: Instant, nameplate: u16) -> Result<CodeBegin, NoRandomness> {
         Ok(match self.codes.begin(instant, nameplate) {
-            Begin::Open(attempt, code) => CodeBegin::With(Some(attempt), code),
+            Begin::Open(attempt, code) => CodeBegin::With { attempt, code, made_up: false },
             Begin::Busy => CodeBegin::Busy,
-            Begin::Nothing => CodeBegin::With(None, Code::generate(nameplate)?),
+            Begin::Nothing(attempt) => {
+                CodeBegin::With { attempt, code: Code::generate(nameplate)?, made_up: true }
+            }
         })
     }
 
@@ -195,17 +208,18 @@ impl Ledger {
         attempt: Attempt,
         pin: Pin,
         name: &DisplayName,
-    ) -> Result<Device, Refusal> {
+    ) -> Result<(Device, Option<RoomName>), Refusal> {
         let grant = self.codes.redeem(instant, attempt).ok_or(Refusal::Code)?;
+        let room = grant.rooms.first().cloned();
         let known = self.device(pin)?;
-        if known.is_none() && self.is_full()? {
+        if known.is_none() && self.is_full(now)? {
             return Err(Refusal::Full);
         }
         // A code is younger than ten minutes and was spoken to this person: it also lets a revoked device back in.
         if !known.is_some_and(|device| device.revoked.is_none() && device.has(&grant)) {
             self.write(|tx| admit(tx, now, pin, name, &grant))?;
         }
-        self.device(pin)?.ok_or(Refusal::Code)
+        Ok((self.device(pin)?.ok_or(Refusal::Code)?, room))
     }
 
     /// What is open.
@@ -313,6 +327,9 @@ fn admit(
 
 /// Open and recent links; more are a mistake of a script.
 const MAX_INVITES: u64 = 10_000;
+
+/// Those of one administrator's device, so that it cannot take all.
+const MAX_INVITES_OF_DEVICE: u64 = 200;
 
 /// How long a link that is over is told to be over, rather than unknown: a month.
 const REMEMBERED_MS: u64 = 30 * 24 * 3_600_000;

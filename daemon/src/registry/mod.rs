@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::devices::{Admission, Device, Role, SelectError};
 pub(crate) use self::invites::{CodeBegin, Grant, Invited, OpenInvites, Refusal};
-pub(crate) use self::ledger::{Ledger, LedgerError, unix_ms_now};
+pub(crate) use self::ledger::{Ledger, unix_ms_now};
 
 type Job = Box<dyn FnOnce(&mut Ledger) + Send>;
 

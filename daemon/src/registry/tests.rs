@@ -33,11 +33,15 @@ fn member(rooms: &[&str]) -> Grant {
 }
 
 fn link(ledger: &mut Ledger, uses: u32, grant: &Grant) -> Token {
-    ledger.invite(NOW, DAY, uses, grant).expect("made").secret
+    ledger.invite(NOW, DAY, uses, grant, None).expect("made").secret
 }
 
 fn redeem(ledger: &mut Ledger, now: u64, token: &Token, pin: Pin) -> Result<Device, Refusal> {
-    ledger.redeem_link(now, token, pin, &name("somebody"))
+    ledger.redeem_link(now, token, pin, &name("somebody")).map(|(device, _)| device)
+}
+
+fn room_of(ledger: &mut Ledger, token: &Token, pin: Pin) -> Option<RoomName> {
+    ledger.redeem_link(NOW, token, pin, &name("somebody")).expect("let in").1
 }
 
 fn is_member(ledger: &Ledger, pin: Pin) -> bool {
@@ -179,7 +183,7 @@ fn a_revoked_device_comes_back_only_by_an_invite_made_afterwards() {
         assert!(matches!(redeem(&mut ledger, NOW + 6, old, ANN), Err(Refusal::Revoked)));
     }
     assert_eq!(ledger.revoke(NOW + 9, "somebody").expect("there").revoked, Some(NOW + 5), "once");
-    let fresh = ledger.invite(NOW + 10, DAY, 1, &member(&["team"])).expect("made").secret;
+    let fresh = ledger.invite(NOW + 10, DAY, 1, &member(&["team"]), None).expect("made").secret;
     let device = redeem(&mut ledger, NOW + 11, &fresh, ANN).expect("let in");
     assert!(device.revoked.is_none() && device.rooms == [room("team")] && device.created == NOW + 11);
     assert!(is_member(&ledger, ANN));
@@ -212,7 +216,7 @@ fn the_first_person_is_invited_until_there_is_one() {
     let (mut ledger, _dir) = ledger();
     let at = Instant::now();
     assert!(ledger.needs_first_invite(NOW, at).expect("read"));
-    let token = ledger.invite(NOW, HOUR, 1, &member(&[])).expect("made").secret;
+    let token = ledger.invite(NOW, HOUR, 1, &member(&[]), None).expect("made").secret;
     assert!(!ledger.needs_first_invite(NOW, at).expect("read"), "one is open");
     assert!(ledger.needs_first_invite(NOW + HOUR, at).expect("read"), "nobody came");
     redeem(&mut ledger, NOW, &token, ANN).expect("let in");
@@ -237,10 +241,11 @@ fn open_invites_are_counted_and_can_be_taken_back() {
     assert_eq!(ledger.cancel_invites(NOW, at).expect("done"), OpenInvites { links: 1, codes: 1 });
     assert!(matches!(redeem(&mut ledger, NOW, &two, BOB), Err(Refusal::Unknown)));
     assert!(is_member(&ledger, ANN), "who is in stays in");
-    let CodeBegin::With(attempt, _) = ledger.begin_code(at, code.secret.nameplate()).expect("random") else {
+    let CodeBegin::With { made_up, .. } = ledger.begin_code(at, code.secret.nameplate()).expect("random")
+    else {
         panic!("busy")
     };
-    assert!(attempt.is_none());
+    assert!(made_up);
 }
 
 #[test]
@@ -248,19 +253,24 @@ fn a_code_lets_one_device_in() {
     let (mut ledger, _dir) = ledger();
     let at = Instant::now();
     let code = ledger.invite_by_code(NOW, at, member(&["team"])).expect("made").secret;
-    let CodeBegin::With(Some(attempt), expected) = ledger.begin_code(at, code.nameplate()).expect("random")
+    let CodeBegin::With { attempt, code: expected, made_up: false } =
+        ledger.begin_code(at, code.nameplate()).expect("random")
     else {
         panic!("not open")
     };
     assert!(expected == code);
     assert!(matches!(ledger.begin_code(at, code.nameplate()), Ok(CodeBegin::Busy)));
-    let device = ledger.redeem_code(NOW, at, attempt, ANN, &name("ann")).expect("let in");
+    let (device, to) = ledger.redeem_code(NOW, at, attempt, ANN, &name("ann")).expect("let in");
+    assert!(to == Some(room("team")));
     assert!(device.rooms == [room("team")] && is_member(&ledger, ANN));
     // Afterwards the nameplate looks like one that never was: an exchange with a code that nobody has.
-    let CodeBegin::With(None, decoy) = ledger.begin_code(at, code.nameplate()).expect("random") else {
+    let CodeBegin::With { code: decoy, made_up: true, .. } =
+        ledger.begin_code(at, code.nameplate()).expect("random")
+    else {
         panic!("open again")
     };
     assert!(decoy != code);
+    assert!(matches!(ledger.begin_code(at, code.nameplate()), Ok(CodeBegin::Busy)), "as one that is open");
 }
 
 #[test]
@@ -269,7 +279,9 @@ fn a_code_that_is_over_during_the_exchange_lets_nobody_in() {
     let at = Instant::now();
     let code = ledger.invite_by_code(NOW, at, member(&[])).expect("made").secret;
     let just = at + LIFETIME - Duration::from_millis(1);
-    let CodeBegin::With(Some(attempt), _) = ledger.begin_code(just, code.nameplate()).expect("random") else {
+    let CodeBegin::With { attempt, made_up: false, .. } =
+        ledger.begin_code(just, code.nameplate()).expect("random")
+    else {
         panic!("not open")
     };
     let late = ledger.redeem_code(NOW, at + LIFETIME, attempt, ANN, &name("ann"));
@@ -279,18 +291,29 @@ fn a_code_that_is_over_during_the_exchange_lets_nobody_in() {
 #[test]
 fn first_use_takes_keys_until_there_is_no_room() {
     let (mut ledger, _dir) = ledger();
-    let device = ledger.adopt(NOW, ANN).expect("written").expect("room");
+    let Admission::Member(device) = ledger.admission_on_first_use(NOW, ANN).expect("written") else {
+        panic!("no room")
+    };
     assert!(device.role == Role::Member && is_member(&ledger, ANN));
+    ledger.revoke(NOW, &ANN.to_string()).expect("there");
+    assert!(ledger.admission_on_first_use(NOW, ANN).expect("read") == Admission::Revoked, "and stays so");
+    let back = ledger.invite(NOW + 1, DAY, 1, &member(&[]), None).expect("made").secret;
+    ledger.redeem_link(NOW + 1, &back, ANN, &name("newcomer")).expect("let in");
     ledger.name_newcomer(ANN, &name("ann")).expect("written");
     ledger.name_newcomer(ANN, &name("another")).expect("written");
     assert_eq!(ledger.devices().expect("read")[0].name, "ann", "named once");
-    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4999)
         INSERT INTO device (pin, name, admin, created) SELECT randomblob(32), 'x', 0, 0 FROM n";
     ledger.db.execute(fill, []).expect("filled");
-    assert!(ledger.adopt(NOW, BOB).expect("read").is_none());
-    let token = link(&mut ledger, 1, &member(&[]));
+    assert!(ledger.admission_on_first_use(NOW, BOB).expect("read") == Admission::Unknown);
+    let token = link(&mut ledger, 3, &member(&[]));
+    redeem(&mut ledger, NOW, &token, EVE).expect("who is invited finds room");
+    ledger.db.execute(fill, []).expect("filled");
     assert!(matches!(redeem(&mut ledger, NOW, &token, BOB), Err(Refusal::Full)));
     redeem(&mut ledger, NOW, &token, ANN).expect("who is known stays known");
+    // Those that were revoked so long ago that no link from before is good make way.
+    ledger.db.execute("UPDATE device SET revoked = ?1 WHERE name = 'x'", [NOW - 91 * DAY]).expect("written");
+    redeem(&mut ledger, NOW, &token, BOB).expect("room again");
 }
 
 #[test]
@@ -308,6 +331,47 @@ fn it_is_known_who_has_the_next_key() {
     ledger.revoke(NOW, &EVE.to_string()).expect("there");
     ledger.next_key_stored(BOB, next).expect("written");
     assert_eq!(ledger.next_key_known(next).expect("read"), (2, 2), "who is not let in is not waited for");
+}
+
+#[test]
+fn an_invite_says_which_room_to_go_to_now() {
+    let (mut ledger, _dir) = ledger();
+    let (team, club, any) = (member(&["team"]), member(&["club"]), member(&[]));
+    let tokens = [&team, &club, &any].map(|grant| link(&mut ledger, 1, grant));
+    let rooms = tokens.each_ref().map(|token| room_of(&mut ledger, token, ANN));
+    assert!(rooms == [Some(room("team")), Some(room("club")), None]);
+    assert!(room_of(&mut ledger, &tokens[1], ANN) == Some(room("club")), "also when it is opened again");
+}
+
+#[test]
+fn the_links_of_an_administrator_end_with_its_device_and_are_not_without_end() {
+    let (mut ledger, _dir) = ledger();
+    let first = link(&mut ledger, 1, &Grant { role: Role::Admin, rooms: vec![] });
+    redeem(&mut ledger, NOW, &first, ANN).expect("let in");
+    let made: Vec<Token> =
+        (0..200).map(|_| ledger.invite(NOW, DAY, 5, &member(&[]), Some(ANN)).expect("made").secret).collect();
+    assert!(ledger.invite(NOW, DAY, 1, &member(&[]), Some(ANN)).is_err(), "enough");
+    let operators = link(&mut ledger, 1, &member(&[]));
+    redeem(&mut ledger, NOW, &made[0], BOB).expect("let in");
+    ledger.revoke(NOW, &ANN.to_string()).expect("there");
+    assert!(matches!(redeem(&mut ledger, NOW, &made[0], EVE), Err(Refusal::Unknown)));
+    assert!(matches!(redeem(&mut ledger, NOW, &made[1], EVE), Err(Refusal::Unknown)));
+    redeem(&mut ledger, NOW, &operators, EVE).expect("the operator's are good");
+    assert!(is_member(&ledger, BOB), "who came in stays in");
+}
+
+#[test]
+fn who_is_seen_twice_a_minute_is_written_down_once() {
+    let (mut ledger, _dir) = ledger();
+    let token = link(&mut ledger, 1, &member(&[]));
+    redeem(&mut ledger, NOW, &token, ANN).expect("let in");
+    let at = |now: u64| {
+        ledger.seen(now, ANN).expect("written");
+        ledger.devices().expect("read")[0].last_seen
+    };
+    assert_eq!(at(NOW), Some(NOW));
+    assert_eq!(at(NOW + 59_000), Some(NOW));
+    assert_eq!(at(NOW + 61_000), Some(NOW + 61_000));
 }
 
 #[test]

@@ -124,6 +124,19 @@ impl Relay {
         Guest::join(self.addr, &self.device().await, room).await.expect("a member")
     }
 
+    /// One that wants to hear the others.
+    pub(crate) async fn listener(&self, room: &str) -> Guest {
+        let subscriptions = Some(pb::Subscriptions { audio: true, video: true });
+        let hello = pb::Hello { subscriptions, ..hello_to(room) };
+        Guest::say_hello(self.addr, &self.device().await, hello).await.expect("a member")
+    }
+
+    /// One that may send sound.
+    pub(crate) async fn speaker(&self, room: &str) -> Guest {
+        let hello = pb::Hello { publish: vec![pb::TrackKind::Microphone.into()], ..hello_to(room) };
+        Guest::say_hello(self.addr, &self.device().await, hello).await.expect("a member")
+    }
+
     pub(crate) async fn devices(&self) -> Vec<Value> {
         self.ask(Request::Devices).await.expect("listed").as_array().expect("a list").clone()
     }
@@ -174,11 +187,19 @@ impl Guest {
         identity: &Identity,
         room: &str,
     ) -> Result<Self, ConnectionError> {
+        Self::say_hello(relay, identity, hello_to(room)).await
+    }
+
+    /// The same with this hello.
+    pub(crate) async fn say_hello(
+        relay: SocketAddr,
+        identity: &Identity,
+        hello: pb::Hello,
+    ) -> Result<Self, ConnectionError> {
         let line = connect(relay, identity, Purpose::Call).await?;
         let closed = line.connection.clone();
         let join = async {
             let mut control = Stream::open(&line.connection).await?;
-            let hello = pb::Hello { room: room.into(), name: "ann".into(), ..pb::Hello::default() };
             control.send_bytes(&[STREAM_CONTROL]).await?;
             control.send(&control_up(pb::client_control::Body::Hello(hello))).await?;
             match control.receive::<pb::RelayControl>().await?.body {
@@ -231,10 +252,15 @@ impl Stream {
             if let Some(message) = self.deframer.pop().expect("a message") {
                 return Some(message);
             }
-            let chunk = self.receive.read_chunk(1 << 16, true).await.ok().flatten()?;
+            let chunk = tokio::time::timeout(PATIENCE, self.receive.read_chunk(1 << 16, true)).await;
+            let chunk = chunk.expect("an answer, or an end").ok().flatten()?;
             self.deframer.push(&chunk.bytes);
         }
     }
+}
+
+fn hello_to(room: &str) -> pb::Hello {
+    pb::Hello { room: room.into(), name: "ann".into(), ..pb::Hello::default() }
 }
 
 pub(crate) fn control_up(body: pb::client_control::Body) -> pb::ClientControl {

@@ -17,6 +17,8 @@ pub struct Limits {
     pub refusals: (u32, u32),
     /// Failures of one network a minute, and at once.
     pub failures: (u32, u32),
+    /// Handshakes of one validated network a second, and at once, whatever comes of them.
+    pub handshakes: (u32, u32),
     /// Networks remembered. Should be well above twice the strangers, each of whom may need two.
     pub networks: usize,
 }
@@ -39,7 +41,10 @@ impl Default for Limits {
             refusals: (50, 50),
             // A person mistypes a code a few times; at five a minute a guesser tries 7200 a day.
             failures: (5, 10),
-            // Some 200 bytes each: below 1 MiB.
+            // A few percent of a core even for a member that only shakes hands; the burst is a large office that comes
+            // back after a restart, three times over.
+            handshakes: (50, 400),
+            // Some 250 bytes each: about 1 MiB.
             networks: 4096,
         }
     }

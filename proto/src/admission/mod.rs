@@ -29,6 +29,8 @@ use crate::bucket::TokenBucket;
 ///    refused until its allowance refills. While it is, its unvalidated attempts need a Retry even on an idle relay,
 ///    or a guesser would simply come unvalidated. That costs the owner of a forged address nothing but a round trip.
 ///
+/// 4. Nobody shakes hands without end: each network has [`Limits::handshakes`], members too. Beyond, nothing is answered.
+///
 /// A network is an IPv4 address (mapped ones included) or an IPv6 /64; the /48 around that has an allowance of its own,
 /// four times as large, as who holds one address of a /48 often holds all. Everybody behind one NAT shares an allowance,
 /// so only failures cost: members who all come back at once after a restart of the relay get in.
@@ -120,7 +122,7 @@ impl Gate {
             handshakes: TokenBucket::new(limits.easy_handshakes),
             retries: TokenBucket::new(limits.retries),
             refusals: TokenBucket::new(limits.refusals),
-            networks: Table::new(limits.networks, limits.failures),
+            networks: Table::new(limits.networks, limits.failures, limits.handshakes),
             counters: Counters { accepted: 0, retried: 0, refused: 0, ignored: 0, failed: 0 },
         }
     }
@@ -188,10 +190,12 @@ impl Gate {
         if self.networks.is_locked_out(now, networks) {
             return if self.refusals.take(now, 1) { Verdict::Refuse } else { Verdict::Ignore };
         }
-        let crowded = self.networks.under_way(networks) >= self.limits.strangers_per_network;
+        let crowded = self.networks.under_way(networks) >= self.limits.strangers_per_network
+            || self.networks.is_too_fast(now, networks);
         if crowded || !self.networks.enter(now, networks) {
             return Verdict::Ignore;
         }
+        self.networks.shake_hands(now, networks);
         // It needs no token, but it is load that others see.
         self.handshakes.take(now, 1);
         self.accept(Ticket { networks, validated: true })

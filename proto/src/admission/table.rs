@@ -15,6 +15,7 @@ use crate::bucket::TokenBucket;
 pub(super) struct Table {
     bound: usize,
     failures: (u32, u32),
+    handshakes: (u32, u32),
     entries: BTreeMap<Network, Entry>,
     /// The entries with nobody under way, by [`Entry::full_at`].
     idle: BTreeSet<(Instant, Network)>,
@@ -24,14 +25,16 @@ pub(super) struct Table {
 struct Entry {
     under_way: u32,
     failures: TokenBucket,
+    handshakes: TokenBucket,
     /// When nothing is held against the network any more.
     full_at: Instant,
 }
 
 impl Table {
-    /// A table for `bound` networks that may each fail `failures.1` times at once and `failures.0` times a minute.
-    pub(super) const fn new(bound: usize, failures: (u32, u32)) -> Self {
-        Self { bound, failures, entries: BTreeMap::new(), idle: BTreeSet::new() }
+    /// A table for `bound` networks that may each fail `failures.1` times at once and `failures.0` times a minute, and begin
+    /// `handshakes.1` handshakes at once and `handshakes.0` a second.
+    pub(super) const fn new(bound: usize, failures: (u32, u32), handshakes: (u32, u32)) -> Self {
+        Self { bound, failures, handshakes, entries: BTreeMap::new(), idle: BTreeSet::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -41,6 +44,11 @@ impl Table {
     /// Whether too many attempts of a network, or of the site around it, have failed of late.
     pub(super) fn is_locked_out(&self, now: Instant, networks: Networks) -> bool {
         networks.iter().filter_map(|n| self.entries.get(&n)).any(|entry| !entry.failures.has(now, 1))
+    }
+
+    /// Whether a network, or the site around it, has begun too many handshakes of late, whatever came of them.
+    pub(super) fn is_too_fast(&self, now: Instant, networks: Networks) -> bool {
+        networks.iter().filter_map(|n| self.entries.get(&n)).any(|entry| !entry.handshakes.has(now, 1))
     }
 
     /// Attempts under way in a network, or in the site around it if that are more.
@@ -57,6 +65,15 @@ impl Table {
             networks.iter().take(entered).for_each(|n| self.leave_one(now, n));
         }
         all
+    }
+
+    /// Counts the handshake of an attempt that [`Self::enter`] counted.
+    pub(super) fn shake_hands(&mut self, now: Instant, networks: Networks) {
+        for network in networks.iter() {
+            let _ = self.change(now, network, |e| {
+                e.handshakes.take(now, 1);
+            });
+        }
     }
 
     /// An attempt that [`Self::enter`] counted is over.
@@ -90,12 +107,13 @@ impl Table {
                 self.idle.remove(&(entry.full_at, network));
                 entry
             }
-            None if self.make_room() => Entry { under_way: 0, failures: self.bucket(network), full_at: now },
+            None if self.make_room() => self.entry(now, network),
             None => return false,
         };
         change(&mut entry);
         let latest = now + MEMORY;
-        entry.full_at = entry.failures.full_at(now).map_or(latest, |t| t.min(latest));
+        let full_at = |bucket: &TokenBucket| bucket.full_at(now).map_or(latest, |t| t.min(latest));
+        entry.full_at = full_at(&entry.failures).max(full_at(&entry.handshakes));
         let idle = entry.under_way == 0;
         if idle && entry.full_at <= now {
             return true;
@@ -116,14 +134,25 @@ impl Table {
         self.entries.len() < self.bound
     }
 
-    const fn bucket(&self, network: Network) -> TokenBucket {
-        let (per_minute, burst) = self.failures;
+    const fn entry(&self, now: Instant, network: Network) -> Entry {
         let times = if matches!(network, Network::Site(_)) { SITE_ALLOWANCE } else { 1 };
-        TokenBucket::per_minute((per_minute.saturating_mul(times), burst.saturating_mul(times)))
+        let (failures, handshakes) = (self.failures, self.handshakes);
+        Entry {
+            under_way: 0,
+            failures: TokenBucket::per_minute((
+                failures.0.saturating_mul(times),
+                failures.1.saturating_mul(times),
+            )),
+            handshakes: TokenBucket::new((
+                handshakes.0.saturating_mul(times),
+                handshakes.1.saturating_mul(times),
+            )),
+            full_at: now,
+        }
     }
 }
 
-/// What a site may fail more than a network: it may be a company of many people, or one attacker with 65,536 networks.
+/// What a site may fail, or come, more than a network: it may be a company of many people, or one attacker with 65,536 networks.
 const SITE_ALLOWANCE: u32 = 4;
 
 /// Nothing is held against anybody for longer. The deepest debt of the default limits is paid in half an hour.

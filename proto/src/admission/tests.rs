@@ -225,8 +225,38 @@ fn a_hundred_members_behind_one_nat_all_get_in_at_once() {
             members.into_iter().for_each(|t| gate.settle(start + ms(200), t, Outcome::Member));
         }
         assert_eq!(gate.counters().accepted, 2000);
-        assert_eq!((gate.strangers(), gate.networks()), (0, 0));
+        assert_eq!(gate.strangers(), 0);
+        gate.admit(start + ms(200_200), host(9), false).expect_accepted();
+        assert_eq!(gate.networks(), 0, "nothing is held against them");
     }
+}
+
+#[test]
+fn who_only_shakes_hands_is_slowed_down_whoever_it_is() {
+    for (from, burst, rate) in [(host(1), 400, 50), (host6(1, 1, 1), 400, 50)] {
+        let (mut gate, start) = (gate(), Instant::now());
+        let mut through = |times: Vec<Instant>| {
+            let come = |now: &Instant| match gate.admit(*now, from, true) {
+                Verdict::Accept(ticket) => {
+                    gate.settle(*now, ticket, Outcome::Member);
+                    true
+                }
+                Verdict::Ignore => false,
+                other => panic!("{other:?}"),
+            };
+            times.iter().map(come).filter(|came| *came).count()
+        };
+        assert_eq!(through(vec![start; 1000]), burst);
+        let later: Vec<Instant> = every(ms(1), start, ms(10_000)).collect();
+        assert!(through(later).abs_diff(10 * rate) <= 1);
+        gate.admit(start + ms(10_000), host(2), true).expect_accepted();
+    }
+    // A site has four times as much, for all its networks.
+    let (mut gate, now) = (gate(), Instant::now());
+    let come = |i: u32| {
+        ticket(gate.admit(now, host6(1, i as u16, 1), true)).map(|t| gate.settle(now, t, Outcome::Gone))
+    };
+    assert_eq!((0..3000).filter_map(come).count(), 1600);
 }
 
 #[test]
@@ -248,6 +278,8 @@ fn places_are_bounded_shared_and_given_back() {
     }
     held.into_iter().for_each(|t| gate.settle(now, t, Outcome::Gone));
     assert_eq!(gate.strangers(), 0);
+    // Handshakes are forgotten within seconds.
+    gate.admit(now + ms(10_000), host(2), false).expect_accepted();
     assert!(gate.networks() <= 4, "only those that failed are remembered");
 }
 
@@ -317,8 +349,10 @@ fn an_attempt_that_cannot_be_remembered_is_not_accepted() {
     // A failure that nobody has room for is let go.
     let three = ticket(gate.admit(now, host(1), false)).expect("leaves nothing behind");
     [one, two].into_iter().for_each(|t| gate.settle(now, t, Outcome::Gone));
+    // Handshakes are forgotten within a second here, and so make room again.
     gate.settle(now, three, FAILED);
-    assert_eq!((gate.strangers(), gate.networks()), (0, 1));
+    assert_eq!((gate.strangers(), gate.networks()), (0, 3));
+    gate.admit(now + ms(1000), host6(2, 1, 1), true).expect_accepted();
 }
 
 impl Verdict {
