@@ -64,7 +64,7 @@ impl fmt::Display for Authority {
 pub const DEFAULT_PORT: u16 = 4433;
 
 /// The longest host name (RFC 1035, section 2.3.4).
-pub(crate) const MAX_HOST_BYTES: usize = 253;
+const MAX_HOST_BYTES: usize = 253;
 
 /// As much of a wrong text as an error repeats.
 const MAX_TEXT_CHARS: usize = 80;

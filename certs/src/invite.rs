@@ -14,7 +14,7 @@ use data_encoding::BASE32_NOPAD;
 use ring::digest::{Context, SHA256, digest};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::authority::{Authority, MAX_HOST_BYTES};
+use crate::authority::Authority;
 use crate::pin::Pin;
 use crate::random::{self, NoRandomness};
 
@@ -155,8 +155,8 @@ const VERSION: u8 = 1;
 const TOKEN_BYTES: usize = 16;
 /// One damaged link in 65536 passes and then meets a relay that does not know its token.
 const CHECK_BYTES: usize = 2;
-/// Far beyond the longest host name and the 82 letters behind it.
-const MAX_LINK_BYTES: usize = SCHEME.len() + MAX_HOST_BYTES + 200;
+/// Beyond the longest host name (253), scheme, port and the 82 letters behind it.
+const MAX_LINK_BYTES: usize = 400;
 /// Keeps the hash of a token apart from every other hash.
 const HASH_LABEL: &[u8] = b"vchat invite token v1";
 
@@ -188,6 +188,13 @@ mod tests {
         ] {
             assert_eq!(variant.parse(), Ok(link()), "{variant}");
         }
+        let longest =
+            Link { relay: format!("{}:65535", "x".repeat(253)).parse().expect("a relay"), ..link() };
+        let text = longest.to_string();
+        assert_eq!(text.parse(), Ok(longest));
+        let padded = format!("vchat://{}/#{}", "x".repeat(253), "a".repeat(400 - 253 - 10));
+        assert_eq!((padded.len(), padded.parse::<Link>()), (400, Err(LinkError::Damaged)));
+        assert_eq!(format!("{padded}a").parse::<Link>(), Err(LinkError::Form), "too long to be looked at");
         let v6 = Link { relay: "[::1]:7".parse().expect("a relay"), ..link() };
         assert_eq!(v6.to_string().parse(), Ok(v6));
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::authority::MAX_HOST_BYTES;
 use crate::file::{self, Content, DirLock, FileError};
 use crate::pin::Pin;
 
@@ -254,8 +253,8 @@ fn is_label(label: &str) -> bool {
     !label.starts_with('#') && (1..=MAX_LABEL_BYTES).contains(&label.len()) && label.chars().all(plain)
 }
 
-/// The longest host name, a colon and a port.
-const MAX_LABEL_BYTES: usize = MAX_HOST_BYTES + 1 + 5;
+/// The longest host name (253), a colon and a port.
+const MAX_LABEL_BYTES: usize = 259;
 
 /// Between a relay's present key and its next one.
 const NEXT: &str = " => ";
@@ -363,6 +362,9 @@ mod tests {
             assert!(matches!(known.remember(bad, ANN), Err(KnownError::Label(_))), "{bad:?}");
         }
         assert!(!path.exists());
+        let longest = format!("{}:65535", "x".repeat(253));
+        known.remember(&longest, ANN).expect("the longest");
+        assert_eq!(pin_of(&KnownHosts::open(&path).expect("read"), &longest), Some(ANN));
     }
 
     #[test]
