@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use quinn::ConnectionError;
 use support::{
-    Guest, PATIENCE, Relay, Stream, close_code, code, connect, control_up, exchange, exporter, hello,
+    Guest, Line, PATIENCE, Relay, Stream, close_code, code, connect, control_up, exchange, exporter, hello,
     identity, invite, link_of, pair_by_code, pair_by_link, pair_up, refusal,
 };
 use vchat_certs::code::Code;
@@ -83,19 +83,7 @@ async fn a_pairing_message_byte_by_byte_runs_out_of_time() {
     let body =
         pb::PairByLink { token: link.token.as_bytes().to_vec(), name: "a".into(), ..Default::default() };
     let message = frame(&pair_up(pb::pair_up::Body::Link(body)));
-    let drip = async {
-        for byte in &message[..message.len() - 1] {
-            if stream.send_bytes(&[*byte]).await.is_none() {
-                return;
-            }
-            tokio::time::sleep(PAIRING_TIMEOUT / 20).await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let closed = tokio::select! {
-        code = code(&line.connection) => code,
-        () = drip => code(&line.connection).await,
-    };
+    let closed = drip(&line, &mut stream, &message, PAIRING_TIMEOUT / 20).await;
     assert_eq!(closed, CloseCode::HelloTimeout);
 }
 
@@ -530,19 +518,7 @@ async fn a_slow_hello_runs_out_of_time() {
     let line = connect(relay.addr, &relay.device().await, Purpose::Call).await.expect("a connection");
     let mut stream = Stream::open(&line.connection).await.expect("a stream");
     let message = [&[STREAM_CONTROL][..], &hello("lobby")].concat();
-    let drip = async {
-        for byte in &message[..message.len() - 1] {
-            if stream.send_bytes(&[*byte]).await.is_none() {
-                return;
-            }
-            tokio::time::sleep(HELLO_TIMEOUT / 10).await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let closed = tokio::select! {
-        code = code(&line.connection) => code,
-        () = drip => code(&line.connection).await,
-    };
+    let closed = drip(&line, &mut stream, &message, HELLO_TIMEOUT / 10).await;
     assert_eq!(closed, CloseCode::HelloTimeout);
 }
 
@@ -654,4 +630,20 @@ fn other_code(code: &Code) -> Code {
     let other = if code.to_string().ends_with('0') { '1' } else { '0' };
     let text = code.to_string();
     format!("{}{other}", &text[..text.len() - 1]).parse().expect("a code")
+}
+
+/// Sends a message byte by byte with pauses, all but the last, until the relay has had enough.
+async fn drip(line: &Line, stream: &mut Stream, message: &[u8], pause: Duration) -> CloseCode {
+    let drip = async {
+        for byte in &message[..message.len() - 1] {
+            if stream.send_bytes(&[*byte]).await.is_none() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    };
+    tokio::select! {
+        code = code(&line.connection) => code,
+        () = drip => code(&line.connection).await,
+    }
 }
