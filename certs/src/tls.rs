@@ -6,7 +6,6 @@
 //! A client's handshake completes before the relay has looked at the client's certificate (TLS 1.3 order), so a
 //! client is only accepted once the relay has said so on a stream.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -235,6 +234,7 @@ impl ClientCertVerifier for AnyKey {
 
 /// The check that the peer owns the private key: its signature over the handshake so far. Without it anyone could
 /// replay a certificate, which is public.
+#[derive(Debug)]
 struct Possession(Arc<CryptoProvider>);
 
 impl Possession {
@@ -245,12 +245,6 @@ impl Possession {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-}
-
-impl fmt::Debug for Possession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Possession")
     }
 }
 

@@ -20,6 +20,7 @@ async fn both_ends_learn_the_key_of_the_other() {
     let (relay, ann) = (identity(), identity());
     for trust in [ServerTrust::Pinned(vec![identity().pin(), relay.pin()]), ServerTrust::FirstUse] {
         let (client, refused) = client_config(&ann, trust, Purpose::Call).expect("a configuration");
+        assert!(client.client_auth_cert_resolver.has_certs());
         let (at_client, at_relay) = meet(client, server_config(&relay).expect("a configuration")).await;
         assert_eq!(peer_pin(at_client.expect("accepted").peer_identity()), Some(relay.pin()));
         assert_eq!(peer_pin(at_relay.expect("accepted").peer_identity()), Some(ann.pin()));
