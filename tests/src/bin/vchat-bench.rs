@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vchat_tests::bench::{CallOptions, run_call};
+use vchat_tests::bench::{CallOptions, FloodOptions, run_call, run_flood};
 
 /// Measures vchat with real programs, codecs and sound servers.
 #[derive(Parser)]
@@ -27,11 +27,25 @@ processor time of clients and relay, bit rates, and the time to the first pictur
   vchat-bench call --profile loss5 --json"
     )]
     Call(CallOptions),
+    /// A call while its relay is flooded with first packets, all on this machine
+    #[command(
+        long_about = "A call while its relay is flooded with first packets, all on this machine.
+
+Members made by hand send what cameras and microphones would, and count what arrives, before, during and after the attack.
+Meanwhile known devices join anew. All traffic stays on the loopback interface; forged addresses are 127.x.y.z.",
+        after_help = "Example: the median of five attacks, the relay on a core of its own:
+  vchat-bench flood --runs 5 --pin"
+    )]
+    Flood(FloodOptions),
 }
 
 fn main() -> ExitCode {
-    let Args { what: What::Call(options) } = Args::parse();
-    match run_call(&options) {
+    let Args { what } = Args::parse();
+    let done = match what {
+        What::Call(options) => run_call(&options),
+        What::Flood(options) => run_flood(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without stderr there is nobody to tell.
