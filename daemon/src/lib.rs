@@ -16,6 +16,7 @@ pub mod control;
 mod keys;
 mod lan;
 mod members;
+mod outbox;
 mod pairing;
 mod registry;
 mod room;

@@ -18,7 +18,7 @@ use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
-use crate::connection::{End, next};
+use crate::connection::{End, next, without_media};
 use crate::registry::{CodeBegin, Device, Refusal, Registry, Role, unix_now};
 
 /// Everything that strangers can reach.
@@ -31,7 +31,8 @@ pub(crate) struct Desk {
 /// Pairs a client, or refuses it, and closes the connection. The outcome is for the admission of later attempts.
 pub(crate) async fn serve(connection: &Connection, pin: Pin, desk: &Desk) -> Outcome {
     let address = connection.remote_address();
-    let (code, outcome) = match tokio::time::timeout(PAIRING_TIMEOUT, pair(connection, pin, desk)).await {
+    let pairing = without_media(connection, PROTOCOL, pair(connection, pin, desk));
+    let (code, outcome) = match tokio::time::timeout(PAIRING_TIMEOUT, pairing).await {
         Ok(Ok(Answer::Paired)) => (CloseCode::Goodbye, Outcome::Paired),
         Ok(Ok(Answer::Refused)) => (CloseCode::Goodbye, FAILED),
         Ok(Ok(Answer::Busy)) => (CloseCode::Goodbye, Outcome::Gone),

@@ -226,6 +226,8 @@ async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Sh
         }
         Err(_) => {
             tracing::debug!("handshake timed out");
+            // Its place is free when its memory is, or strangers who take turns would hold twice as much.
+            tokio::time::sleep(vchat_quic::LINGER).await;
             attempt.settle(Outcome::Failed { proven: validated });
         }
     }
