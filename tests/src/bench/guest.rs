@@ -67,7 +67,11 @@ impl Line {
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let (tls, _) = client_config(identity, ServerTrust::FirstUse, purpose)?;
-        let endpoint = vchat_quic::client_endpoint(relay, tls)?;
+        Self::new(vchat_quic::client_endpoint(relay, tls)?, relay).await
+    }
+
+    /// Connects from a socket of its own.
+    pub(super) async fn new(endpoint: Endpoint, relay: SocketAddr) -> anyhow::Result<Self> {
         let connection = endpoint.connect(relay, "vchat")?.await?;
         Ok(Self { connection, _endpoint: endpoint })
     }
@@ -90,7 +94,11 @@ impl Guest {
         room: &str,
         publish: &[pb::TrackKind],
     ) -> anyhow::Result<Self> {
-        let line = Line::open(relay, identity, Purpose::Call).await?;
+        Self::enter(Line::open(relay, identity, Purpose::Call).await?, room, publish).await
+    }
+
+    /// Joins a room over a connection.
+    pub(super) async fn enter(line: Line, room: &str, publish: &[pb::TrackKind]) -> anyhow::Result<Self> {
         let mut control = Stream::open(&line.connection).await?;
         control.send.write_all(&[STREAM_CONTROL]).await?;
         let hello = pb::Hello {
@@ -98,7 +106,7 @@ impl Guest {
             name: "bench".into(),
             publish: publish.iter().map(|kind| (*kind).into()).collect(),
             subscriptions: Some(pb::Subscriptions { audio: true, video: true }),
-            instance: u64::from(line.connection.stable_id() as u32) | 1 << 63,
+            instance: line.connection.stable_id() as u64,
             ..pb::Hello::default()
         };
         control.send(&control_up(pb::client_control::Body::Hello(hello))).await?;

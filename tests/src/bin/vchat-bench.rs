@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vchat_tests::bench::{CallOptions, FloodOptions, run_call, run_flood};
+use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, run_call, run_flood, run_memory};
 
 /// Measures vchat with real programs, codecs and sound servers.
 #[derive(Parser)]
@@ -37,6 +37,16 @@ Meanwhile known devices join anew. All traffic stays on the loopback interface; 
   vchat-bench flood --runs 5 --pin"
     )]
     Flood(FloodOptions),
+    /// What hostile clients can make a relay hold in memory
+    #[command(
+        long_about = "What hostile clients can make a relay hold in memory.
+
+Members that read nothing fill every queue and window there is for them; then strangers hold all the places there are for
+handshakes and pairings. Measured is how the relay's resident memory grows. All traffic stays on the loopback interface.",
+        after_help = "Example: a hundred members, two to a room, of whom one stops to acknowledge while the other sends:
+  vchat-bench memory --clients 100 --together 2"
+    )]
+    Memory(MemoryOptions),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +54,7 @@ fn main() -> ExitCode {
     let done = match what {
         What::Call(options) => run_call(&options),
         What::Flood(options) => run_flood(&options),
+        What::Memory(options) => run_memory(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,7 @@ use crate::netem::Random;
 
 /// What the relay is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Kind {
+pub(in crate::bench) enum Kind {
     /// Good first packets from addresses that never answer
     Spoofed,
     /// The same from addresses that answer a Retry, and then nothing
@@ -28,7 +28,7 @@ pub(super) enum Kind {
 }
 
 /// Packets made, and where they go.
-pub(super) struct Attack {
+pub(in crate::bench) struct Attack {
     kind: Kind,
     relay: SocketAddr,
     hello: Hello,
@@ -37,22 +37,22 @@ pub(super) struct Attack {
 
 /// What an attack has done.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Done {
+pub(in crate::bench) struct Done {
     /// First packets sent.
-    pub(super) sent: u64,
+    pub(in crate::bench) sent: u64,
     /// Retries that came back and were answered.
-    pub(super) retries: u64,
+    pub(in crate::bench) retries: u64,
 }
 
 /// An attack under way, until [`Self::stop`], or its time is over.
-pub(super) struct Running {
+pub(in crate::bench) struct Running {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<Done>>,
 }
 
 impl Attack {
     /// Makes the packets.
-    pub(super) fn prepare(kind: Kind, relay: SocketAddr) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn prepare(kind: Kind, relay: SocketAddr) -> anyhow::Result<Self> {
         let (tls, _) = client_config(&guest::identity()?, ServerTrust::FirstUse, Purpose::Call)?;
         let hello = Hello::new(tls)?;
         let mut random = Random::new(1, 0);
@@ -65,7 +65,7 @@ impl Attack {
     }
 
     /// Sends `rate` packets a second for `limit` at most, from a thread of its own.
-    pub(super) fn start(self, rate: u32, limit: Duration) -> Running {
+    pub(in crate::bench) fn start(self, rate: u32, limit: Duration) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || self.run(rate, limit, &stopped));
@@ -101,7 +101,7 @@ impl Attack {
 }
 
 impl Running {
-    pub(super) fn stop(self) -> anyhow::Result<Done> {
+    pub(in crate::bench) fn stop(self) -> anyhow::Result<Done> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().ok().context("the attack panicked")?
     }
@@ -188,7 +188,8 @@ mod tests {
     fn packets_come_from_forged_addresses_at_the_rate_asked_for() -> anyhow::Result<()> {
         let victim = UdpSocket::bind("127.0.0.1:0")?;
         victim.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let attack = Attack::prepare(Kind::Garbage, victim.local_addr()?)?.start(1000, Duration::from_secs(60));
+        let attack =
+            Attack::prepare(Kind::Garbage, victim.local_addr()?)?.start(1000, Duration::from_secs(60));
         let mut sources = std::collections::BTreeSet::new();
         for _ in 0..50 {
             let mut packet = [0; 2000];

@@ -80,7 +80,13 @@ impl Member {
         let guest = Guest::join(relay, identity, "flooded", &kinds).await.context("cannot join the call")?;
         let connection = guest.line.connection.clone();
         let key_frame = Arc::new(AtomicBool::new(true));
-        let sending = tokio::spawn(send(guest_tracks(&guest)?, connection.clone(), stage.clone(), place, key_frame.clone()));
+        let sending = tokio::spawn(send(
+            guest_tracks(&guest)?,
+            connection.clone(),
+            stage.clone(),
+            place,
+            key_frame.clone(),
+        ));
         let receiving = tokio::spawn(receive(connection.clone(), stage.clone()));
         let answering = tokio::spawn(async move {
             let Guest { line: _line, mut control, .. } = guest;
@@ -173,7 +179,11 @@ pub(super) struct Joins {
 }
 
 /// Joins and leaves, again and again, until the time is over.
-pub(super) async fn come_and_go(relay: SocketAddr, identity: &Identity, time: Duration) -> anyhow::Result<Joins> {
+pub(super) async fn come_and_go(
+    relay: SocketAddr,
+    identity: &Identity,
+    time: Duration,
+) -> anyhow::Result<Joins> {
     let (mut joins, end) = (Joins::default(), Instant::now() + time);
     while Instant::now() < end {
         let began = Instant::now();

@@ -23,7 +23,8 @@ use clap::Args;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use self::attack::{Attack, Done, Kind};
+use self::attack::Done;
+pub(super) use self::attack::{Attack, Kind, Running};
 use self::members::{Heard, Joins, Member, PHASES, Stage, come_and_go};
 use self::report::Report;
 use super::machine::Machine;
@@ -135,10 +136,8 @@ async fn measure(options: &FloodOptions, relay: &Relay, attack: Attack) -> anyho
         let running = (phase == ATTACK).then(|| attack.take()).flatten();
         let running = running.map(|attack| attack.start(options.rate, options.seconds));
         stage.enter(phase);
-        let newcomers: Vec<_> = of_newcomers
-            .iter()
-            .map(|device| come_and_go(relay.address(), device, options.seconds))
-            .collect();
+        let newcomers: Vec<_> =
+            of_newcomers.iter().map(|device| come_and_go(relay.address(), device, options.seconds)).collect();
         let newcomers = join_all(newcomers);
         let (observed, joins) = tokio::join!(observe(relay, options.seconds, part), newcomers);
         observed?;

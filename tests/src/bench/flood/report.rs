@@ -31,9 +31,10 @@ impl Report {
             let mut figures = Map::new();
             for metric in METRICS {
                 let round = |value: f64| (value * 1000.0).round() / 1000.0;
-                let figure = self.figure(metric, phase).map_or(Value::Null, |f| {
-                    json!({"median": round(f.median), "min": round(f.min), "max": round(f.max)})
-                });
+                let figure = self.figure(metric, phase).map_or(
+                    Value::Null,
+                    |f| json!({"median": round(f.median), "min": round(f.min), "max": round(f.max)}),
+                );
                 figures.insert(metric.key.into(), figure);
             }
             ((*name).to_owned(), Value::Object(figures))
@@ -75,7 +76,9 @@ impl fmt::Display for Report {
                 let digits = metric.digits;
                 let cell = self.figure(metric, phase).map_or_else(
                     || "-".into(),
-                    |Figure { median, min, max }| format!("{median:.digits$} ({min:.digits$}..{max:.digits$})"),
+                    |Figure { median, min, max }| {
+                        format!("{median:.digits$} ({min:.digits$}..{max:.digits$})")
+                    },
                 );
                 write!(f, "{cell:>26}")?;
             }
@@ -99,9 +102,11 @@ fn delay(part: &Part, q: f64) -> Option<f64> {
 /// What the member lost who lost most, in per cent.
 fn worst(part: &Part) -> Option<f64> {
     let all: u64 = part.sent.iter().sum();
-    let losses = part.sent.iter().zip(&part.heard).map(|(own, heard)| {
-        100.0 * (1.0 - heard.datagrams as f64 / (all - own).max(1) as f64)
-    });
+    let losses = part
+        .sent
+        .iter()
+        .zip(&part.heard)
+        .map(|(own, heard)| 100.0 * (1.0 - heard.datagrams as f64 / (all - own).max(1) as f64));
     losses.max_by(f64::total_cmp)
 }
 
@@ -124,17 +129,32 @@ const MORE_LATE: f64 = 5.0;
 const METRICS: &[Metric] = &[
     Metric { key: "lost_percent", name: "media lost, %", digits: 2, value: |p| Some(100.0 * p.lost()) },
     Metric { key: "worst_lost_percent", name: "  by the worst member, %", digits: 2, value: worst },
-    Metric { key: "delay_p50_ms", name: "delay through the relay p50, ms", digits: 1, value: |p| delay(p, 0.5) },
+    Metric {
+        key: "delay_p50_ms",
+        name: "delay through the relay p50, ms",
+        digits: 1,
+        value: |p| delay(p, 0.5),
+    },
     Metric { key: "delay_p95_ms", name: "  p95, ms", digits: 1, value: |p| delay(p, 0.95) },
     Metric { key: "delay_p99_ms", name: "  p99, ms", digits: 1, value: |p| delay(p, 0.99) },
-    Metric { key: "relay_cpu_percent", name: "relay, % of a core", digits: 0, value: |p| Some(100.0 * p.relay_cpu) },
+    Metric {
+        key: "relay_cpu_percent",
+        name: "relay, % of a core",
+        digits: 0,
+        value: |p| Some(100.0 * p.relay_cpu),
+    },
     Metric {
         key: "relay_mib",
         name: "relay's memory at most, MiB",
         digits: 1,
         value: |p| Some(p.resident as f64 / f64::from(1 << 20)),
     },
-    Metric { key: "overflow", name: "lost at the relay's socket", digits: 0, value: |p| Some(p.overflow as f64) },
+    Metric {
+        key: "overflow",
+        name: "lost at the relay's socket",
+        digits: 0,
+        value: |p| Some(p.overflow as f64),
+    },
     Metric { key: "joined", name: "known devices let in", digits: 0, value: |p| Some(p.joined() as f64) },
     Metric {
         key: "not_joined",

@@ -11,9 +11,10 @@ pub(super) fn overflow(port: u16) -> anyhow::Result<u64> {
 /// The last field of the line whose second one ends with the port.
 fn parse(table: &str, port: u16) -> Option<u64> {
     let local = format!(":{port:04X}");
-    let line = table.lines().skip(1).find(|line| {
-        line.split_whitespace().nth(1).is_some_and(|address| address.ends_with(&local))
-    })?;
+    let line = table
+        .lines()
+        .skip(1)
+        .find(|line| line.split_whitespace().nth(1).is_some_and(|address| address.ends_with(&local)))?;
     line.split_whitespace().next_back()?.parse().ok()
 }
 
