@@ -244,7 +244,7 @@ mod tests {
         let (mut codes, now) = (OpenCodes::<()>::default(), Instant::now());
         for nameplate in [7, 0, MAX_NAMEPLATE + 1, u16::MAX] {
             for end in [OpenCodes::wrong, OpenCodes::abandon, |c: &mut OpenCodes<()>, a| {
-                drop(c.redeem(Instant::now(), a))
+                assert_eq!(c.redeem(Instant::now(), a), None);
             }] {
                 let Begin::Nothing(attempt) = codes.begin(now, nameplate) else { panic!("nothing is open") };
                 let stale = Attempt { nameplate: attempt.nameplate, number: attempt.number - 1 };

@@ -359,8 +359,10 @@ fn pairing(
     let code = code.map(|code| code.parse::<Code>()).transpose().map_err(|e| e.to_string())?;
     let named = link.as_ref().map(|link| Target::Relay(link.relay.clone()));
     let relay = relay.or(named).ok_or(NO_RELAY)?;
-    let invite =
-        link.map(Invite::Link).or(code.map(Invite::Code)).ok_or("no invite: give a link or --code CODE")?;
+    let invite = link
+        .map(Invite::Link)
+        .or_else(|| code.map(Invite::Code))
+        .ok_or("no invite: give a link or --code CODE")?;
     let (config_dir, state_dir) = dirs.resolve()?;
     Ok(PairConfig { relay, invite, name: name.unwrap_or_else(user_name), config_dir, state_dir })
 }

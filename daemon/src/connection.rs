@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use prost::Message;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
@@ -15,11 +16,12 @@ use vchat_proto::id::{DisplayName, ParticipantId, RoomName};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{DatagramError, Media};
 use vchat_proto::wire::framing::{Deframer, frame};
-use vchat_proto::wire::limits::{CHAT_HISTORY, HELLO_TIMEOUT, MAX_HELLO, MAX_MESSAGE, MEDIA_RATE};
+use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_CLIENT_MESSAGE, MAX_HELLO, MAX_HISTORY, MEDIA_RATE};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
 use crate::admin;
 use crate::keys::{self, Shown};
+use crate::outbox::{self, Inbox, Outbox};
 use crate::pairing::{self, Desk};
 use crate::registry::{Admission, Device, Ledger, unix_ms_now};
 use crate::room::{Command, Join, Link, ToReceiver};
@@ -94,7 +96,9 @@ async fn admit(pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
 async fn call(connection: Connection, device: Device, relay: Pin, shared: &Shared) {
     let (address, pin) = (connection.remote_address(), device.pin);
     shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
-    let guest = match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, device, shared)).await {
+    let greeting =
+        without_media(&connection, Gone::Refused(CloseCode::Protocol), greet(&connection, device, shared));
+    let guest = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
         Ok(Err(Gone::Refused(code))) => {
@@ -103,8 +107,7 @@ async fn call(connection: Connection, device: Device, relay: Pin, shared: &Share
         }
         Err(_) => return vchat_quic::close(&connection, CloseCode::HelloTimeout),
     };
-    // Until here two streams were enough; a later kind may need more.
-    connection.set_max_concurrent_bi_streams(vchat_quic::STREAMS.into());
+    vchat_quic::welcome(&connection);
     let (id, room) = (guest.id, guest.room.clone());
     tracing::info!(participant = id.0, %address, fingerprint = %pin, agent = %guest.agent, "joined");
     let end = attend(&connection, guest, Keys { device: pin, relay }, shared).await;
@@ -155,19 +158,19 @@ struct Guest {
     id: ParticipantId,
     agent: String,
     room: mpsc::Sender<Command>,
-    control: Stream<pb::RelayControl>,
+    control: Stream,
     /// Into the queue that `control` writes from.
-    control_in: mpsc::Sender<pb::RelayControl>,
-    chat: mpsc::Receiver<pb::ChatDown>,
+    control_in: Outbox,
+    chat: Inbox,
     media: mpsc::Receiver<ToReceiver>,
 }
 
 /// A stream of which the relay reads with a deframer and writes messages from a queue.
-struct Stream<Down> {
+struct Stream {
     receive: RecvStream,
     deframer: Deframer,
     send: SendStream,
-    queue: mpsc::Receiver<Down>,
+    queue: Inbox,
 }
 
 /// Why a client was not taken in.
@@ -196,7 +199,7 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
         Ok(Some(_)) | Err(End::Goodbye | End::Protocol(_)) => return Err(Gone::Refused(CloseCode::Protocol)),
         Err(End::Connection) => return Err(Gone::Connection),
     };
-    deframer.set_limit(MAX_MESSAGE);
+    deframer.set_limit(MAX_CLIENT_MESSAGE);
     let bad_name = |_| Gone::Refused(CloseCode::BadName);
     if hello.room.is_empty() {
         hello.room = device.rooms.first().map_or(LOBBY, RoomName::as_str).into();
@@ -214,8 +217,8 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
     loop {
         let room = shared.rooms.enter(&room_name);
-        let (control_in, control) = mpsc::channel(CONTROL_QUEUE);
-        let (chat_in, chat) = mpsc::channel(CHAT_QUEUE);
+        let (control_in, control) = outbox::new(CONTROL_QUEUE);
+        let (chat_in, chat) = outbox::new(CHAT_QUEUE);
         let (media_in, media) = mpsc::channel(MEDIA_QUEUE);
         let (answer, joined) = oneshot::channel();
         let link = Link {
@@ -244,7 +247,7 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
     let mut tasks = JoinSet::new();
     tasks.spawn(sender::run(connection.clone(), media, room.clone()));
     tasks.spawn(read_media(connection.clone(), id, room.clone()));
-    tasks.spawn(announce_next_key(shared.keys.clone(), met.relay, control_in));
+    tasks.spawn(announce_next_key(connection.clone(), shared.keys.clone(), met.relay, control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
     let control = async {
@@ -268,7 +271,7 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
             Err(_) => return End::Connection,
         }
         tokio::select! {
-            end = read(receive, Deframer::new(MAX_MESSAGE), |m| Some(Command::Chat(id, m)), &room) => end,
+            end = read(receive, Deframer::new(MAX_CLIENT_MESSAGE), |m| Some(Command::Chat(id, m)), &room) => end,
             end = write(send, chat) => end,
         }
     };
@@ -303,14 +306,17 @@ async fn read<M: Message + Default>(
 
 /// Tells a client of the relay's next key, now and whenever that changes.
 async fn announce_next_key(
+    connection: Connection,
     mut keys: watch::Receiver<Shown>,
     met: Pin,
-    control: mpsc::Sender<pb::RelayControl>,
+    control: Outbox,
 ) {
     loop {
         let body = pb::relay_control::Body::NextKey(keys.borrow_and_update().announcement(met));
-        if control.send(pb::RelayControl { body: Some(body) }).await.is_err() || keys.changed().await.is_err()
-        {
+        if control.post(frame(&pb::RelayControl { body: Some(body) })).is_err() {
+            return vchat_quic::close(&connection, CloseCode::TooSlow);
+        }
+        if keys.changed().await.is_err() {
             return;
         }
     }
@@ -353,9 +359,9 @@ pub(crate) async fn next<M: Message + Default>(
     }
 }
 
-async fn write<M: Message>(mut stream: SendStream, mut queue: mpsc::Receiver<M>) -> End {
-    while let Some(message) = queue.recv().await {
-        if stream.write_all(&frame(&message)).await.is_err() {
+async fn write(mut stream: SendStream, mut queue: Inbox) -> End {
+    while let Some(message) = queue.next().await {
+        if stream.write_all(&message).await.is_err() {
             return End::Connection;
         }
     }
@@ -371,7 +377,9 @@ async fn read_media(connection: Connection, id: ParticipantId, room: mpsc::Sende
         if !limit.take(Instant::now(), 1) {
             continue;
         }
-        match Media::parse(datagram) {
+        // A copy, because quinn gives out parts of what it read from the socket at once, up to 64 kB: what waits for
+        // receivers or joiners would keep all of that.
+        match Media::parse(Bytes::copy_from_slice(&datagram)) {
             // A full room drops the newest media: it is overloaded, and what waits is older.
             Ok(media) => drop(room.try_send(Command::Media(id, media))),
             Err(DatagramError::UnknownKind(_)) => {}
@@ -383,6 +391,20 @@ async fn read_media(connection: Connection, id: ParticipantId, room: mpsc::Sende
     }
 }
 
+/// Does something with a client that has no business sending datagrams yet: what nobody reads would wait in quinn.
+pub(crate) async fn without_media<T, E>(
+    connection: &Connection,
+    otherwise: E,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        // When the connection ends, the work notices too and says how.
+        Ok(_) = connection.read_datagram() => Err(otherwise),
+    }
+}
+
 async fn stream_type(stream: &mut RecvStream) -> Result<u8, Gone> {
     let mut byte = [0];
     stream.read_exact(&mut byte).await.map_err(|_| Gone::Connection)?;
@@ -391,11 +413,11 @@ async fn stream_type(stream: &mut RecvStream) -> Result<u8, Gone> {
 
 /// The room of those who name none and are bound to none.
 const LOBBY: &str = "lobby";
-/// A join to a full room: one message about each of the others, and their changes for a while.
-const CONTROL_QUEUE: usize = 1024;
-/// The whole history and what is said meanwhile.
-const CHAT_QUEUE: usize = CHAT_HISTORY + 256;
+/// Bytes for a join to a full room: the welcome of 40 kB, and some 800 changes of the others.
+const CONTROL_QUEUE: usize = 160 * 1024;
+/// Bytes for the whole history, and as many as three members may post at once when they come back.
+const CHAT_QUEUE: usize = MAX_HISTORY + 3 * 32 * 1024;
 /// A second of several people's video.
 const MEDIA_QUEUE: usize = 1024;
 /// Bytes to take from a stream at once.
-const READ_CHUNK: usize = 16 * 1024;
+const READ_CHUNK: usize = 4 * 1024;

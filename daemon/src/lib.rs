@@ -17,6 +17,7 @@ pub mod control;
 mod keys;
 mod lan;
 mod members;
+mod outbox;
 mod pairing;
 mod registry;
 mod room;

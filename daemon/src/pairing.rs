@@ -19,7 +19,7 @@ use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::limits::{MAX_PAIRING, PAIRING_TIMEOUT};
 use vchat_proto::wire::pb;
 
-use crate::connection::{End, next};
+use crate::connection::{End, next, without_media};
 use crate::keys::Shown;
 use crate::registry::{CodeBegin, Device, Refusal, Registry, Role, unix_ms_now};
 
@@ -42,13 +42,7 @@ impl Desk {
 /// Pairs a client, or refuses it, and closes the connection. The outcome is for the admission of later attempts.
 pub(crate) async fn serve(connection: &Connection, pin: Pin, desk: &Desk) -> Outcome {
     let address = connection.remote_address();
-    let pairing = async {
-        tokio::select! {
-            paired = pair(connection, pin, desk) => paired,
-            // There is nothing here that takes datagrams, and whoever sends some would fill their buffer.
-            _ = connection.read_datagram() => Err(PROTOCOL),
-        }
-    };
+    let pairing = without_media(connection, PROTOCOL, pair(connection, pin, desk));
     let (code, outcome) = match tokio::time::timeout(PAIRING_TIMEOUT, pairing).await {
         Ok(Ok(Answer::Paired)) => (CloseCode::Goodbye, Outcome::Paired),
         Ok(Ok(Answer::Refused)) => (CloseCode::Goodbye, FAILED),

@@ -5,14 +5,15 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName, TrackId};
 use vchat_proto::room::{Output, Room};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{Media, MediaHeader};
+use vchat_proto::wire::framing::frame;
 use vchat_proto::wire::pb;
 
+use crate::outbox::Outbox;
 use crate::rooms::Rooms;
 
 /// Commands that may wait for a room. Media beyond that is dropped by whoever brings it; others wait for their turn.
@@ -40,9 +41,9 @@ pub(crate) struct Join {
 pub(crate) struct Link {
     pub(crate) connection: quinn::Connection,
     /// Overflow: the connection is closed as too slow; it can come back and catch up.
-    pub(crate) control: mpsc::Sender<pb::RelayControl>,
+    pub(crate) control: Outbox,
     /// Overflow: as for control.
-    pub(crate) chat: mpsc::Sender<pb::ChatDown>,
+    pub(crate) chat: Outbox,
     /// Overflow: the newest is dropped; the receiver's sender task only falls this far behind when the machine is
     /// overloaded, and the receiver asks for a key frame.
     pub(crate) media: mpsc::Sender<ToReceiver>,
@@ -119,6 +120,8 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
 /// Carries everything that the room has to say to the connections.
 fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
     let mut slow = Vec::new();
+    // What is said to everybody is encoded, and kept while it waits, once.
+    let mut said: Option<(pb::ChatDown, Bytes)> = None;
     while let Some(output) = room.poll_output() {
         match output {
             Output::Media(to, header, body) => {
@@ -128,17 +131,21 @@ fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
             }
             Output::Control(to, message) => {
                 if let Some(link) = links.get(&to)
-                    && matches!(link.control.try_send(message), Err(TrySendError::Full(_)))
+                    && link.control.post(frame(&message)).is_err()
                 {
                     slow.push(to);
                 }
             }
             Output::Chat(to, message) => {
-                if let Some(link) = links.get(&to)
-                    && matches!(link.chat.try_send(message), Err(TrySendError::Full(_)))
-                {
+                let Some(link) = links.get(&to) else { continue };
+                let bytes = match &said {
+                    Some((said, bytes)) if *said == message => bytes.clone(),
+                    _ => frame(&message),
+                };
+                if link.chat.post(bytes.clone()).is_err() {
                     slow.push(to);
                 }
+                said = Some((message, bytes));
             }
             Output::TrackEnded(track) => {
                 for link in links.values() {

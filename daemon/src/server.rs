@@ -235,9 +235,14 @@ async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Sh
     // quinn has no handshake timeout of its own.
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await {
         Ok(Ok(connection)) => connection::serve(connection, relay, &shared, attempt).await,
-        failed => {
-            let why = failed.err().map_or("handshake failed", |_| "handshake timed out");
-            tracing::debug!("{why}");
+        Ok(Err(e)) => {
+            tracing::debug!("handshake failed: {e}");
+            attempt.settle(Outcome::Failed { proven: validated });
+        }
+        Err(_) => {
+            tracing::debug!("handshake timed out");
+            // Its place is free when its memory is, or strangers who take turns would hold twice as much.
+            tokio::time::sleep(vchat_quic::LINGER).await;
             attempt.settle(Outcome::Failed { proven: validated });
         }
     }

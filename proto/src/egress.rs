@@ -15,11 +15,12 @@ use crate::wire::datagram::{HopCounter, MediaHeader, MediaKind};
 /// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
 /// on its way is sent to its end, or a link too narrow for it would never show anything; only when such key frames alone
 /// take more than [`MAX_VIDEO_BYTES`] does the largest go too. Audio older than [`MAX_AUDIO_WAIT`] is dropped, oldest
-/// first.
+/// first, and so is what takes more than [`MAX_AUDIO_BYTES`].
 #[derive(Debug, Default)]
 pub struct Egress {
     hop: HopCounter,
     audio: VecDeque<Queued>,
+    audio_bytes: usize,
     video: VecDeque<Queued>,
     video_bytes: usize,
     /// Tracks of which everything is dropped until a key frame that comes after the frame named, the newest one dropped.
@@ -69,12 +70,18 @@ impl Egress {
         let queued = Queued { header, body, since: now };
         match header.kind {
             MediaKind::Audio => {
+                self.audio_bytes += queued.bytes();
                 self.audio.push_back(queued);
                 let late =
                     self.audio.partition_point(|q| now.saturating_duration_since(q.since) > MAX_AUDIO_WAIT);
-                let excess = late.max(self.audio.len().saturating_sub(MAX_AUDIO_PACKETS));
-                self.audio.drain(..excess);
-                self.dropped += excess as u64;
+                for n in 1.. {
+                    if n > late && self.audio_bytes <= MAX_AUDIO_BYTES {
+                        break;
+                    }
+                    let Some(oldest) = self.audio.pop_front() else { break };
+                    self.audio_bytes -= oldest.bytes();
+                    self.dropped += 1;
+                }
             }
             MediaKind::Video => self.push_video(now, queued),
         }
@@ -83,11 +90,14 @@ impl Egress {
     /// The next datagram to hand to QUIC, numbered for this hop.
     pub fn pop(&mut self) -> Option<Bytes> {
         self.pops = self.pops.wrapping_add(1);
-        let next = self.audio.pop_front().or_else(|| {
+        let next = if let Some(next) = self.audio.pop_front() {
+            self.audio_bytes -= next.bytes();
+            next
+        } else {
             let next = self.video.pop_front()?;
             self.video_bytes -= next.bytes();
-            Some(next)
-        })?;
+            next
+        };
         Some(self.hop.forward(&next.body))
     }
 
@@ -199,8 +209,9 @@ pub const MAX_VIDEO_WAIT: Duration = Duration::from_millis(150);
 /// Room for the largest key frame and what follows it while it is being sent.
 pub const MAX_VIDEO_BYTES: usize = 400 * 1024;
 
-/// What a datagram takes in memory besides its bytes, so that a queue of tiny ones stays small too.
-const OVERHEAD: usize = 128;
+/// What a datagram takes in memory besides its bytes, so that a queue of tiny ones stays small too: header, handle and time in
+/// a queue that may be half empty, and a buffer of its own with a count of its holders.
+const OVERHEAD: usize = 208;
 
 /// A receiver that is too slow must not make the publisher send key frames to everybody all the time.
 pub const KEY_FRAME_RETRY: Duration = Duration::from_secs(1);
@@ -208,8 +219,8 @@ pub const KEY_FRAME_RETRY: Duration = Duration::from_secs(1);
 /// Later audio would come after its time in any playout buffer.
 pub const MAX_AUDIO_WAIT: Duration = Duration::from_millis(200);
 
-/// Eight people speaking at once for [`MAX_AUDIO_WAIT`].
-pub const MAX_AUDIO_PACKETS: usize = 160;
+/// Eight people speaking at once for [`MAX_AUDIO_WAIT`], each of 160 pieces with 100 bytes and what it takes besides.
+pub const MAX_AUDIO_BYTES: usize = 56 * 1024;
 
 #[cfg(test)]
 mod tests {

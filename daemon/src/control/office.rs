@@ -196,7 +196,7 @@ fn own_address(family: IpAddr) -> IpAddr {
     // Addresses that are nobody's (RFC 5737, RFC 3849). IPv4 first: it is what people have at home.
     let v4 = || from(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(198, 51, 100, 1).into());
     let v6 = || from(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into());
-    v4().or_else(|| if family.is_ipv6() { v6() } else { None }).unwrap_or(Ipv4Addr::LOCALHOST.into())
+    v4().or_else(|| if family.is_ipv6() { v6() } else { None }).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 fn invites(open: OpenInvites) -> Value {

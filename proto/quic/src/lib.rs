@@ -19,7 +19,19 @@ use vchat_proto::wire::limits::{IDLE_TIMEOUT, KEEP_ALIVE};
 pub const SEND_BUFFER: usize = 32 * 1024;
 
 /// Streams that a client may open once it is in a room: control and chat, and room for later kinds.
-pub const STREAMS: u32 = 4;
+const STREAMS: u32 = 4;
+
+/// How long a relay's QUIC still keeps a connection whose handshake was given up, to repeat the close (three probe timeouts of
+/// a path that was never measured; RFC 9000, section 10.2).
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes that a client may send on all its streams before the relay has read them, until it is in a room: a hello, of 4 kB
+/// at most, or a pairing.
+const STRANGER_WINDOW: u32 = 5 * 1024;
+
+/// The same of a member. A client that comes back sends up to a hundred posts at once; of the longest, this takes a few
+/// round trips.
+const MEMBER_WINDOW: u32 = 64 * 1024;
 
 /// Opens the UDP socket and the endpoint of a relay.
 pub fn relay_endpoint(
@@ -44,10 +56,28 @@ pub fn with_key(
 pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport(None)));
-    // Connections that nobody has looked at yet hold next to nothing: without 0-RTT there is no early data.
-    config.max_incoming(1024).incoming_buffer_size(16 * 1024).incoming_buffer_size_total(4 << 20);
+    let mut t = transport(None);
+    // What a client may make a relay hold is bounded more tightly than the other way round: there are many of them, and some
+    // are hostile.
+    t.stream_receive_window(VarInt::from_u32(MEMBER_WINDOW))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
+        .send_window(64 * 1024)
+        // A third of the default: LINGER is nine of these, and packets of a handshake that are lost are sent again sooner. On
+        // longer paths some are sent twice.
+        .initial_rtt(LINGER / 9)
+        .datagram_receive_buffer_size(Some(128 * 1024));
+    config.transport_config(Arc::new(t));
+    // Attempts that nobody has looked at yet wait for some fifty microseconds; with 3 kB each they stay below 1 MiB.
+    // Beyond, quinn drops first packets before it spends a key on them. Without 0-RTT there is no early data to keep,
+    // only the second half of a hello.
+    config.max_incoming(256).incoming_buffer_size(4 * 1024).incoming_buffer_size_total(512 * 1024);
     Ok(config)
+}
+
+/// Lets a client send what a member may: more streams, and more on them before it is read.
+pub fn welcome(connection: &quinn::Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS));
+    connection.set_receive_window(VarInt::from_u32(MEMBER_WINDOW));
 }
 
 /// Opens a UDP socket and the endpoint of a client, of the address family of `relay`.
@@ -104,7 +134,7 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
         .keep_alive_interval(keep_alive)
-        // The control and the chat stream; a relay allows STREAMS to those it has let in.
+        // The control and the chat stream; a relay allows [`STREAMS`] to those it has let in.
         .max_concurrent_bidi_streams(VarInt::from_u32(2))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         // The defaults would let each peer make us hold 260 MB; streams carry only small messages.

@@ -26,17 +26,18 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // With some 24 kB each they stay below 6 MiB together.
-            strangers: 256,
-            // Half of all, so that one network leaves room for others, and enough for a large office that comes back
-            // at once.
-            strangers_per_network: 128,
+            // Each takes 50 to 80 kB, 9 MiB together at most.
+            strangers: 112,
+            // One network leaves some room for others, and a hundred people of a large office come back at once.
+            strangers_per_network: 100,
             // More people come at once only after a restart. It is also what a forger can keep busy.
             easy_strangers: 32,
             // Signatures for 50 handshakes take 15 ms of a second. The burst lets the members of some rooms come back.
             easy_handshakes: (50, 100),
-            // Two small encryptions each and some 6 Mb/s of answers; honest clients get theirs among 5000 forged ones.
-            retries: (5000, 1000),
+            // Who is not answered repeats itself after one second, then two, four: with 5000 Retries among 20,000 forged
+            // packets people waited up to seven seconds, with all of them answered as long as ever. Each takes 4 µs of
+            // the relay and sends an eighth of what came in; these are 24 Mb/s, to whoever the forger names.
+            retries: (20_000, 2000),
             // A refusal spares an honest client the wait. An attacker needs no answer.
             refusals: (50, 50),
             // A person mistypes a code a few times; at five a minute a guesser tries 7200 a day.

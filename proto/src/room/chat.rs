@@ -2,19 +2,21 @@
 
 use std::collections::VecDeque;
 
+use prost::Message;
+
 use crate::id::{ChatId, ParticipantId};
-use crate::wire::limits::{CHAT_HISTORY, MAX_CHAT_TEXT};
+use crate::wire::limits::{CHAT_HISTORY, LINE_COST, MAX_CHAT_TEXT, MAX_HISTORY};
 use crate::wire::pb;
 
 /// The lines of a room in the order in which the relay took them.
 ///
-/// Keeps the newest [`CHAT_HISTORY`] lines, of [`MAX_BYTES`] of text at most; older ones are forgotten.
+/// Keeps the newest [`CHAT_HISTORY`] lines, of [`MAX_HISTORY`] bytes at most; older ones are forgotten.
 #[derive(Debug)]
 pub(crate) struct History {
     /// Random, so that a client notices when the relay has lost the lines it knew.
     id: u64,
     lines: VecDeque<pb::Line>,
-    /// Of the texts in `lines`.
+    /// Of `lines`, as [`cost`] counts them.
     bytes: usize,
     last_seq: u64,
 }
@@ -62,11 +64,11 @@ impl History {
             text: text.into(),
             sent_ms,
         };
-        self.bytes += line.text.len();
+        self.bytes += cost(&line);
         self.lines.push_back(line.clone());
-        while self.lines.len() > CHAT_HISTORY || self.bytes > MAX_BYTES {
+        while self.lines.len() > CHAT_HISTORY || self.bytes > MAX_HISTORY {
             let Some(oldest) = self.lines.pop_front() else { break };
-            self.bytes -= oldest.text.len();
+            self.bytes -= cost(&oldest);
         }
         Posted::New(line)
     }
@@ -84,8 +86,9 @@ impl History {
     }
 }
 
-/// What people write has 50 to 100 bytes a line; without a bound a thousand rooms of pasted pages would fill the memory.
-const MAX_BYTES: usize = 256 * 1024;
+fn cost(line: &pb::Line) -> usize {
+    line.encoded_len() + LINE_COST
+}
 
 #[cfg(test)]
 mod tests {
@@ -139,7 +142,7 @@ mod tests {
             h.post((ParticipantId(1), "ann"), id, &long, 5);
         }
         let kept: usize = h.lines.iter().map(|l| l.text.len()).sum();
-        assert!((MAX_BYTES / 2..=MAX_BYTES).contains(&kept), "{kept} bytes");
+        assert!((MAX_HISTORY / 2..=MAX_HISTORY).contains(&kept), "{kept} bytes");
         let (after, lines) = missed(&h, 9, 0);
         assert_eq!(after + lines.len() as u64, CHAT_HISTORY as u64, "the newest are there");
     }

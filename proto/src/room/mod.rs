@@ -134,7 +134,8 @@ impl Room {
         }
         let id = ParticipantId(self.next_participant);
         self.next_participant += 1;
-        let tracks = kinds.into_iter().map(|kind| self.add_track(id, kind)).collect();
+        let videos = kinds.iter().filter(|kind| kind_of(**kind) == MediaKind::Video).count();
+        let tracks = kinds.into_iter().map(|kind| self.add_track(id, kind, Recent::one_of(videos))).collect();
         let member = Member {
             identity,
             name,
@@ -352,13 +353,13 @@ impl Room {
         needed.into_iter().for_each(|track| self.request_key_frame(now, track));
     }
 
-    fn add_track(&mut self, owner: ParticipantId, kind: pb::TrackKind) -> TrackId {
+    fn add_track(&mut self, owner: ParticipantId, kind: pb::TrackKind, recent: Recent) -> TrackId {
         while self.tracks.contains_key(&TrackId(self.next_track)) {
             self.next_track = self.next_track.wrapping_add(1);
         }
         let id = TrackId(self.next_track);
         self.next_track = self.next_track.wrapping_add(1);
-        let track = Track { owner, kind, recent: Recent::default(), key_frames: KeyFrameRequests::default() };
+        let track = Track { owner, kind, recent, key_frames: KeyFrameRequests::default() };
         self.tracks.insert(id, track);
         id
     }

@@ -9,11 +9,12 @@ use crate::wire::datagram::MediaHeader;
 
 /// The datagrams of a video track since its latest key frame, while they are young and few.
 ///
-/// Overflow: past [`MAX_AGE`] or [`MAX_BYTES`] it is given up until the next key frame; a burst of old pictures would
+/// Overflow: past [`MAX_AGE`] or its bytes it is given up until the next key frame; a burst of old pictures would
 /// cost a joiner more than a fresh key frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent {
     group: Option<Group>,
+    max_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -25,6 +26,12 @@ struct Group {
 }
 
 impl Recent {
+    /// For one of so many video tracks of a participant, who has [`MAX_BYTES`] for all together.
+    pub(crate) const fn one_of(tracks: usize) -> Self {
+        let tracks = if tracks == 0 { 1 } else { tracks };
+        Self { group: None, max_bytes: MAX_BYTES / tracks }
+    }
+
     /// Takes a datagram of the track. True when it is the first one of a key frame.
     pub(crate) fn push(&mut self, now: Instant, header: &MediaHeader, body: &Bytes) -> bool {
         let newer = |g: &Group| header.frame.is_after(g.key);
@@ -34,9 +41,9 @@ impl Recent {
         }
         if let Some(group) = &mut self.group {
             group.bytes += body.len() + OVERHEAD;
-            if group.bytes > MAX_BYTES || now > group.since + MAX_AGE {
+            if group.bytes > self.max_bytes || now > group.since + MAX_AGE {
                 // The key stays known, so that its stragglers do not begin a group of their own.
-                group.datagrams.clear();
+                group.datagrams = Vec::new();
             } else if header.frame.since(group.key) >= 0 {
                 group.datagrams.push((*header, body.clone()));
             }
@@ -47,7 +54,7 @@ impl Recent {
     /// What to send to somebody who joins; empty when a key frame must be asked for.
     pub(crate) fn replay(&self, now: Instant) -> &[(MediaHeader, Bytes)] {
         match &self.group {
-            Some(group) if now <= group.since + MAX_AGE && group.bytes <= MAX_BYTES => &group.datagrams,
+            Some(group) if now <= group.since + MAX_AGE && group.bytes <= self.max_bytes => &group.datagrams,
             _ => &[],
         }
     }
@@ -56,11 +63,12 @@ impl Recent {
 /// Half a second of pictures takes a decoder some 15 ms.
 const MAX_AGE: Duration = Duration::from_millis(500);
 
-/// Half a second at 4 Mb/s, with the overhead.
+/// Half a second at 4 Mb/s, with the overhead; of all tracks of a participant.
 const MAX_BYTES: usize = 300 * 1024;
 
-/// What a datagram takes in memory besides its bytes, so that a group of tiny ones stays small too.
-const OVERHEAD: usize = 128;
+/// What a datagram takes in memory besides its bytes, so that a group of tiny ones stays small too: header and handle in a
+/// vector that may be half empty, and a buffer of its own with a count of its holders.
+const OVERHEAD: usize = 208;
 
 #[cfg(test)]
 mod tests {
@@ -78,7 +86,7 @@ mod tests {
 
     #[test]
     fn replays_from_the_newest_key_frame_while_it_is_young() {
-        let (mut r, start) = (Recent::default(), Instant::now());
+        let (mut r, start) = (Recent::one_of(1), Instant::now());
         let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
         assert_eq!(push(&mut r, &mut p, start, false, 100), 0);
         assert!(r.replay(start).is_empty());
@@ -93,8 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn a_participant_with_several_tracks_has_less_for_each() {
+        let (mut r, start) = (Recent::one_of(2), Instant::now());
+        let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
+        push(&mut r, &mut p, start, true, 100_000);
+        assert!(!r.replay(start).is_empty());
+        push(&mut r, &mut p, start, true, 200_000);
+        assert!(r.replay(start).is_empty());
+    }
+
+    #[test]
     fn a_group_of_crumbs_is_given_up() {
-        let (mut r, start) = (Recent::default(), Instant::now());
+        let (mut r, start) = (Recent::one_of(1), Instant::now());
         let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
         push(&mut r, &mut p, start, true, 100);
         for _ in 0..10_000 {
@@ -105,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_group_that_grows_too_large_is_given_up() {
-        let (mut r, start) = (Recent::default(), Instant::now());
+        let (mut r, start) = (Recent::one_of(1), Instant::now());
         let mut p = Packetizer::new(MediaKind::Video, TrackId(1));
         push(&mut r, &mut p, start, true, 200_000);
         assert!(!r.replay(start).is_empty());

@@ -8,9 +8,13 @@ pub const MAX_DATAGRAM: usize = 1100;
 /// Most fragments of one frame: 270 kB, four times the largest 1080p key frame that the encoder's limits allow.
 pub const MAX_FRAGMENTS: u16 = 256;
 
-/// Largest message on a control or chat stream. The largest legitimate one is the welcome to a full room:
+/// Largest message that a relay may send on a control or chat stream. The largest legitimate one is the welcome to a full room:
 /// [`MAX_PARTICIPANTS`] entries of at most about 150 bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Largest message that a client may send on either stream once it is in a room: a post of [`MAX_CHAT_TEXT`] bytes, with room
+/// for later kinds. A relay holds one of each stream of every client.
+pub const MAX_CLIENT_MESSAGE: usize = 8 * 1024;
 
 /// Largest hello.
 pub const MAX_HELLO: usize = 4 * 1024;
@@ -32,6 +36,13 @@ pub const MAX_CHAT_TEXT: usize = 2000;
 
 /// Chat lines that a relay keeps for late joiners, a day of a talkative team.
 pub const CHAT_HISTORY: usize = 1000;
+
+/// Bytes of chat lines that a relay keeps of a room, each with what it costs besides ([`LINE_COST`]). What people write has 50
+/// to 100 bytes a line; without a bound a thousand rooms of pasted pages would fill the memory.
+pub const MAX_HISTORY: usize = 288 * 1024;
+
+/// What a kept chat line takes besides its encoding: its parts are allocated one by one.
+pub const LINE_COST: usize = 128;
 
 /// Chat posts a second that a participant may keep up, and how many may come at once (a reconnecting client sends
 /// what it could not send before).

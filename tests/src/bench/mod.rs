@@ -8,18 +8,27 @@
 //! | `pixels`, `chirps`, `cpu` | delay of pictures, delay of sound, time computed |
 //! | `report` | many calls as a table or JSON, and which targets they meet |
 //! | `machine` | where all this was measured |
+//! | `flood` | a call while its relay is flooded |
+//! | `memory` | what clients and strangers can make a relay hold |
+//! | `guest`, `resident` | clients made by hand, the memory of a process |
 
 mod call;
 mod chirps;
 mod cpu;
+pub mod flood;
+mod guest;
 mod machine;
+pub mod memory;
 mod options;
 mod pixels;
 mod profile;
 mod report;
+mod resident;
 
 use std::io::Write;
 
+pub use flood::{FloodOptions, run_flood};
+pub use memory::{MemoryOptions, run_memory};
 pub use options::CallOptions;
 pub use profile::Profile;
 

@@ -121,7 +121,7 @@ fn size(text: &str) -> Result<(u32, u32), String> {
     sides.filter(|(w, h)| *w >= 160 && *h >= 90).ok_or_else(|| "give WIDTHxHEIGHT from 160x90 on".into())
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|s| (1.0..=3600.0).contains(s));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "give a number of seconds from 1 to 3600".into())
 }

@@ -41,15 +41,15 @@ impl Row {
 
 /// A figure over several runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Figure {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(super) struct Figure {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
 }
 
 impl Figure {
     /// `None` without values. The median of an even number of values is the mean of the middle two.
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);

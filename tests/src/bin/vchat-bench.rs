@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vchat_tests::bench::{CallOptions, run_call};
+use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, run_call, run_flood, run_memory};
 
 /// Measures vchat with real programs, codecs and sound servers.
 #[derive(Parser)]
@@ -27,11 +27,36 @@ processor time of clients and relay, bit rates, and the time to the first pictur
   vchat-bench call --profile loss5 --json"
     )]
     Call(CallOptions),
+    /// A call while its relay is flooded with first packets, all on this machine
+    #[command(
+        long_about = "A call while its relay is flooded with first packets, all on this machine.
+
+Members made by hand send what cameras and microphones would, and count what arrives, before, during and after the attack.
+Meanwhile known devices join anew. All traffic stays on the loopback interface; forged addresses are 127.x.y.z.",
+        after_help = "Example: the median of five attacks, the relay on a core of its own:
+  vchat-bench flood --runs 5 --pin"
+    )]
+    Flood(FloodOptions),
+    /// What hostile clients can make a relay hold in memory
+    #[command(
+        long_about = "What hostile clients can make a relay hold in memory.
+
+Members that read nothing fill every queue and window there is for them; then strangers hold all the places there are for
+handshakes and pairings. Measured is how the relay's resident memory grows. All traffic stays on the loopback interface.",
+        after_help = "Example: a hundred members, two to a room, of whom one stops to acknowledge while the other sends:
+  vchat-bench memory --clients 100 --together 2"
+    )]
+    Memory(MemoryOptions),
 }
 
 fn main() -> ExitCode {
-    let Args { what: What::Call(options) } = Args::parse();
-    match run_call(&options) {
+    let Args { what } = Args::parse();
+    let done = match what {
+        What::Call(options) => run_call(&options),
+        What::Flood(options) => run_flood(&options),
+        What::Memory(options) => run_memory(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without stderr there is nobody to tell.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use prost::Message;
-use vchat_proto::egress::{Egress, MAX_AUDIO_PACKETS, MAX_VIDEO_BYTES};
+use vchat_proto::egress::{Egress, MAX_AUDIO_BYTES, MAX_VIDEO_BYTES};
 use vchat_proto::id::{DisplayName, FrameId, ParticipantId, TrackId};
 use vchat_proto::room::{Output, Room};
 use vchat_proto::units::MediaTime;
@@ -284,4 +284,4 @@ impl Receiver {
 const MOST_AT_ONCE: u16 = 64;
 /// The smallest video datagrams, the largest frame that is kept beyond the bound, and audio.
 const MOST_HELD: u64 =
-    (MAX_VIDEO_BYTES / MediaHeader::LEN + MAX_FRAGMENTS as usize + MAX_AUDIO_PACKETS) as u64;
+    ((MAX_VIDEO_BYTES + MAX_AUDIO_BYTES) / MediaHeader::LEN + MAX_FRAGMENTS as usize) as u64;
