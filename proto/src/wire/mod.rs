@@ -11,7 +11,9 @@
 //! The client opens two bidirectional streams and writes a type byte as the first byte of each: [`STREAM_CONTROL`],
 //! then [`STREAM_CHAT`]. The relay writes no type byte. After it, both directions carry messages, each preceded by its
 //! length as a protobuf varint ([`framing`]): `ClientControl`/`RelayControl` and `ChatUp`/`ChatDown` of
-//! `vchat.proto` (proto3; unknown fields and unknown bodies are ignored, so that later versions can add some).
+//! `vchat.proto` (proto3; unknown fields and unknown bodies are ignored, so that later versions can add some). A client's
+//! messages have at most [`limits::MAX_CLIENT_MESSAGE`] bytes, its hello [`limits::MAX_HELLO`], a relay's
+//! [`limits::MAX_MESSAGE`]. Until the welcome a client sends no datagram; one is a breach of the protocol.
 //!
 //! ```text
 //! client                                relay
