@@ -6,6 +6,7 @@ use vchat_certs::pin::Pin;
 use vchat_proto::id::{DisplayName, RoomName};
 
 use super::ledger::{Ledger, LedgerError};
+use crate::control::MAX_SECONDS;
 
 /// A device: a key that was let in, or is no longer.
 #[derive(Clone, PartialEq, Eq)]
@@ -220,8 +221,8 @@ pub(super) const MAX_DEVICES: u64 = 10_000;
 /// How exactly it is known when a device was here.
 const SEEN_MS: u64 = 60_000;
 
-/// No invite is good for longer: 90 days.
-const LONGEST_INVITE_MS: u64 = 90 * 24 * 3_600_000;
+/// No invite is good for longer.
+const LONGEST_INVITE_MS: u64 = MAX_SECONDS * 1000;
 
 /// What a device that was trusted on its first use is called until it has said its name.
 const NEWCOMER: &str = "newcomer";

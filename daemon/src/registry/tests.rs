@@ -311,6 +311,8 @@ fn first_use_takes_keys_until_there_is_no_room() {
     ledger.db.execute(fill, []).expect("filled");
     assert!(matches!(redeem(&mut ledger, NOW, &token, BOB), Err(Refusal::Full)));
     redeem(&mut ledger, NOW, &token, ANN).expect("who is known stays known");
+    ledger.db.execute("UPDATE device SET revoked = ?1 WHERE name = 'x'", [NOW - 89 * DAY]).expect("written");
+    assert!(matches!(redeem(&mut ledger, NOW, &token, BOB), Err(Refusal::Full)));
     // Those that were revoked so long ago that no link from before is good make way.
     ledger.db.execute("UPDATE device SET revoked = ?1 WHERE name = 'x'", [NOW - 91 * DAY]).expect("written");
     redeem(&mut ledger, NOW, &token, BOB).expect("room again");
@@ -358,6 +360,18 @@ fn the_links_of_an_administrator_end_with_its_device_and_are_not_without_end() {
     assert!(matches!(redeem(&mut ledger, NOW, &made[1], EVE), Err(Refusal::Unknown)));
     redeem(&mut ledger, NOW, &operators, EVE).expect("the operator's are good");
     assert!(is_member(&ledger, BOB), "who came in stays in");
+}
+
+#[test]
+fn a_device_that_was_revoked_long_ago_stays_on_the_list_while_there_is_room() {
+    let (mut ledger, _dir) = ledger();
+    let token = link(&mut ledger, 2, &member(&[]));
+    redeem(&mut ledger, NOW, &token, ANN).expect("let in");
+    ledger.revoke(NOW, &ANN.to_string()).expect("there");
+    let later = NOW + 100 * DAY;
+    let fresh = ledger.invite(later, DAY, 1, &member(&[]), None).expect("made").secret;
+    redeem(&mut ledger, later, &fresh, BOB).expect("let in");
+    assert!(ledger.admission(ANN).expect("read") == Admission::Revoked);
 }
 
 #[test]
