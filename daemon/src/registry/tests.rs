@@ -375,6 +375,32 @@ fn a_device_that_was_revoked_long_ago_stays_on_the_list_while_there_is_room() {
 }
 
 #[test]
+fn an_invite_adds_to_what_a_member_may_do_by_link_and_by_code() {
+    let (mut ledger, _dir) = ledger();
+    let at = Instant::now();
+    let plain = link(&mut ledger, 1, &member(&[]));
+    let admin = link(&mut ledger, 1, &Grant { role: Role::Admin, rooms: vec![] });
+    redeem(&mut ledger, NOW, &plain, ANN).expect("let in");
+    assert_eq!(redeem(&mut ledger, NOW, &admin, ANN).expect("a member").role, Role::Admin);
+
+    let mut by_code = |now: u64, rooms: &[&str]| {
+        let code = ledger.invite_by_code(now, at, member(rooms)).expect("made").secret;
+        let CodeBegin::With { attempt, .. } = ledger.begin_code(at, code.nameplate()).expect("random") else {
+            panic!("busy")
+        };
+        let device = ledger.redeem_code(now, at, attempt, BOB, &name("bob")).expect("let in").0;
+        if rooms == ["club"] {
+            ledger.revoke(now, &BOB.to_string()).expect("there");
+        }
+        device
+    };
+    assert!(by_code(NOW, &["team"]).rooms == [room("team")]);
+    assert!(by_code(NOW, &["club"]).rooms == [room("club"), room("team")]);
+    let back = by_code(NOW, &["team"]);
+    assert!(back.revoked.is_none() && back.rooms == [room("team")], "who was revoked begins anew");
+}
+
+#[test]
 fn who_is_seen_twice_a_minute_is_written_down_once() {
     let (mut ledger, _dir) = ledger();
     let token = link(&mut ledger, 1, &member(&[]));
