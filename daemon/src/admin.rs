@@ -1,7 +1,7 @@
 //! What an administrator's device may ask for from afar: invites.
 
 use anyhow::ensure;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::Connection;
 use vchat_proto::id::RoomName;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::{Deframer, frame};
@@ -31,8 +31,7 @@ pub(crate) async fn serve(connection: &Connection, device: &Device, shared: &Sha
 }
 
 async fn answer(connection: &Connection, device: &Device, shared: &Shared) -> Result<(), End> {
-    let (mut send, mut receive): (SendStream, RecvStream) =
-        connection.accept_bi().await.map_err(|_| End::Connection)?;
+    let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| End::Connection)?;
     let request = match next::<pb::AdminUp>(&mut receive, &mut Deframer::new(MAX_HELLO)).await? {
         Some(pb::AdminUp { body: Some(pb::admin_up::Body::Invite(request)) }) => request,
         Some(pb::AdminUp { body: None }) => return Err(End::Protocol(CloseCode::Protocol)),
@@ -67,12 +66,8 @@ async fn invite(
         );
     }
     // As the operator says, or else as the administrator calls the relay, or else as the relay would.
-    let asked = if relay.is_empty() { None } else { Some(relay) };
-    let called = if shared.names.public.is_some() {
-        shared.names.called(None)?
-    } else {
-        shared.names.called(asked.as_deref())?
-    };
+    let asked = Some(relay).filter(|relay| !relay.is_empty() && shared.names.public.is_none());
+    let called = shared.names.called(asked.as_deref())?;
     let pin = shared.keys.borrow().current.pin();
     let invite = Invite { rooms, uses, ttl_s, host: None, code, admin };
     let maker = Some(device.pin);

@@ -22,6 +22,13 @@ struct State {
     pace: HashMap<Pin, TokenBucket>,
 }
 
+impl State {
+    /// The connections of a device.
+    fn of(&self, pin: Pin) -> impl Iterator<Item = &Connection> {
+        self.connections.values().filter(move |(p, _)| *p == pin).map(|(_, connection)| connection)
+    }
+}
+
 /// A connection in the table, until dropped.
 pub(crate) struct Entry {
     members: Members,
@@ -43,19 +50,17 @@ impl Members {
     pub(crate) fn is_within_limits(&self, now: Instant, pin: Pin) -> bool {
         let mut state = self.lock();
         let paced = state.pace.entry(pin).or_insert_with(|| TokenBucket::new(PACE)).take(now, 1);
-        paced && state.connections.values().filter(|(p, _)| *p == pin).count() <= MAX_CONNECTIONS_OF_DEVICE
+        paced && state.of(pin).count() <= MAX_CONNECTIONS_OF_DEVICE
     }
 
     /// Closes all connections of a device. Returns how many there were.
     pub(crate) fn cut(&self, pin: Pin, code: CloseCode) -> usize {
-        let state = self.lock();
-        let of_device = state.connections.values().filter(|(p, _)| *p == pin);
-        of_device.map(|(_, connection)| vchat_quic::close(connection, code)).count()
+        self.lock().of(pin).map(|connection| vchat_quic::close(connection, code)).count()
     }
 
     /// How many connections a device has.
     pub(crate) fn count(&self, pin: Pin) -> usize {
-        self.lock().connections.values().filter(|(p, _)| *p == pin).count()
+        self.lock().of(pin).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -70,7 +75,7 @@ impl Drop for Entry {
 }
 
 /// Connections of one device at once: a person at two computers with one key, a few bots. Each costs up to
-/// 1.3 MiB in the worst case.
+/// a mebibyte in the worst case.
 const MAX_CONNECTIONS_OF_DEVICE: usize = 16;
 
 /// Connections that one device may make a second, and at once. Each costs the relay a handshake, half a millisecond.

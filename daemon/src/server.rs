@@ -254,7 +254,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const INCOMING: usize = 64;
 /// Requests to the keeper of the keys.
 const COMMANDS: usize = 16;
-/// Connections of a relay: with the limits on streams and datagrams at most some 5 GB in the very worst case.
+/// Connections of a relay: with the limits on streams and datagrams at most some 4 GB in the very worst case.
 const MAX_CONNECTIONS: usize = 4096;
 /// A round trip to anywhere, so that the farewell and its acknowledgement pass.
 const FAREWELL: Duration = Duration::from_millis(500);

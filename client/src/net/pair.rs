@@ -200,10 +200,7 @@ async fn by_code(
             client.check(&paired.proof).map_err(|_| Broken::Impostor)?;
             Ok(Answer::Paired(paired))
         }
-        // Whoever has our proof can test one guess with it, so it gets no second one: one wrong code is one answer to the user.
-        pb::pair_down::Body::Refused(refused) if refused.why() == pb::PairRefusal::Code => {
-            Ok(Answer::Refused(pb::PairRefusal::Code))
-        }
+        // Whoever has our proof can test one guess with it. It gets no second one by an answer on which we would try again.
         pb::pair_down::Body::Refused(refused) if refused.why() != pb::PairRefusal::Busy => {
             Ok(Answer::Refused(refused.why()))
         }
