@@ -1,4 +1,4 @@
-//! What a relay sends to one receiver: a bounded queue above QUIC that drops whole frames.
+//! What waits for one connection to take it: a bounded queue above QUIC that drops whole frames.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,46 +6,59 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::id::{FrameId, TrackId};
-use crate::wire::datagram::{HopCounter, MediaHeader, MediaKind};
+use crate::wire::datagram::{Dependency, MediaHeader, MediaKind};
 
-/// Media waiting for one receiver's connection to take it: audio first, then video in the order it came.
+/// Media waiting for one connection: audio first, then video that other frames depend on (the base), then the rest.
 ///
-/// Overflow: when video waits longer than [`MAX_VIDEO_WAIT`] or takes more than [`MAX_VIDEO_BYTES`], everything queued
-/// of the track that holds the most is dropped, and so is what follows of it until a key frame, which is asked for
-/// ([`Self::poll_key_frame_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
+/// Overflow: frames on which nothing depends go when they have waited for [`MAX_HIGHER_WAIT`]. When base video waits longer
+/// than [`MAX_VIDEO_WAIT`] or all video takes more than [`MAX_VIDEO_BYTES`], everything queued of the track that holds the
+/// most is dropped, and so is what follows of it until a frame comes that needs none of the dropped ones, which is asked for
+/// ([`Self::poll_refresh_needed`]): a picture that stands still for a moment, never one that is torn. A key frame that is
 /// on its way is sent to its end, or a link too narrow for it would never show anything; only when such key frames alone
 /// take more than [`MAX_VIDEO_BYTES`] does the largest go too. Audio older than [`MAX_AUDIO_WAIT`] is dropped, oldest
 /// first, and so is what takes more than [`MAX_AUDIO_BYTES`].
 #[derive(Debug, Default)]
 pub struct Egress {
-    hop: HopCounter,
     audio: VecDeque<Queued>,
     audio_bytes: usize,
-    video: VecDeque<Queued>,
+    base: VecDeque<Queued>,
+    higher: VecDeque<Queued>,
     video_bytes: usize,
-    /// Tracks of which everything is dropped until a key frame that comes after the frame named, the newest one dropped.
-    broken: BTreeMap<TrackId, FrameId>,
-    asked: BTreeMap<TrackId, Asked>,
-    /// How often QUIC has asked for more.
+    tracks: BTreeMap<TrackId, Track>,
+    /// How often there was room for more.
     pops: u64,
-    key_frames_needed: VecDeque<TrackId>,
+    refreshes: VecDeque<(TrackId, Option<FrameId>)>,
     dropped: u64,
 }
 
-/// When a key frame of a track was asked for.
+/// A datagram that waits.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// Its header.
+    pub header: MediaHeader,
+    /// Header and payload as bytes.
+    pub body: Bytes,
+    /// Since when it waits.
+    pub since: Instant,
+}
+
+/// What is known of a video track.
+#[derive(Debug, Default)]
+struct Track {
+    /// Everything is dropped until a frame that comes after this one, the newest one dropped, and does not need it.
+    broken: Option<FrameId>,
+    /// The newest base frame of which everything was sent.
+    sent: Option<FrameId>,
+    asked: Option<Asked>,
+}
+
+/// When a refresh of a track was asked for.
 #[derive(Debug)]
 struct Asked {
     at: Instant,
     /// [`Egress::pops`] then. While that stands still nothing reaches the receiver, and another key frame would only
     /// cost all others.
     pops: u64,
-}
-
-#[derive(Debug)]
-struct Queued {
-    header: MediaHeader,
-    body: Bytes,
-    since: Instant,
 }
 
 /// What waits of one track.
@@ -68,54 +81,86 @@ impl Egress {
     /// Queues the body of a datagram (without hop prefix).
     pub fn push(&mut self, now: Instant, header: MediaHeader, body: Bytes) {
         let queued = Queued { header, body, since: now };
-        match header.kind {
-            MediaKind::Audio => {
-                self.audio_bytes += queued.bytes();
-                self.audio.push_back(queued);
-                let late =
-                    self.audio.partition_point(|q| now.saturating_duration_since(q.since) > MAX_AUDIO_WAIT);
-                for n in 1.. {
-                    if n > late && self.audio_bytes <= MAX_AUDIO_BYTES {
-                        break;
-                    }
-                    let Some(oldest) = self.audio.pop_front() else { break };
-                    self.audio_bytes -= oldest.bytes();
-                    self.dropped += 1;
-                }
-            }
-            MediaKind::Video => self.push_video(now, queued),
+        match (header.kind, header.discardable) {
+            (MediaKind::Audio, _) => self.push_audio(now, queued),
+            (MediaKind::Video, true) => self.push_higher(now, queued),
+            (MediaKind::Video, false) => self.push_base(now, queued),
         }
     }
 
-    /// The next datagram to hand to QUIC, numbered for this hop.
-    pub fn pop(&mut self) -> Option<Bytes> {
+    /// The next audio to send.
+    pub fn pop_audio(&mut self) -> Option<Queued> {
         self.pops = self.pops.wrapping_add(1);
-        let next = if let Some(next) = self.audio.pop_front() {
-            self.audio_bytes -= next.bytes();
-            next
-        } else {
-            let next = self.video.pop_front()?;
-            self.video_bytes -= next.bytes();
-            next
-        };
-        Some(self.hop.forward(&next.body))
+        let next = self.audio.pop_front()?;
+        self.audio_bytes -= next.bytes();
+        Some(next)
+    }
+
+    /// The next base video to send.
+    pub fn pop_base(&mut self) -> Option<Queued> {
+        self.pops = self.pops.wrapping_add(1);
+        let next = self.base.pop_front()?;
+        self.video_bytes -= next.bytes();
+        let header = &next.header;
+        if header.index + 1 == header.count {
+            self.tracks.entry(header.track).or_default().sent = Some(header.frame);
+        }
+        Some(next)
+    }
+
+    /// The next video on which nothing depends.
+    pub fn pop_higher(&mut self) -> Option<Queued> {
+        let next = self.higher.pop_front()?;
+        self.video_bytes -= next.bytes();
+        Some(next)
+    }
+
+    /// Frames of this track that were sent are lost for good; the receiver can decode `decoded`, if anything. What waits, and
+    /// what comes until a frame that needs nothing later, is dropped.
+    pub fn give_up(&mut self, now: Instant, track: TrackId, decoded: Option<FrameId>, newest: FrameId) {
+        let waiting = self.base.iter().rfind(|q| q.header.track == track).map(|q| q.header.frame);
+        self.drop_queued(track, None);
+        let state = self.tracks.entry(track).or_default();
+        let newest = waiting.filter(|frame| frame.is_after(newest)).unwrap_or(newest);
+        state.broken = Some(newest);
+        state.sent = decoded;
+        self.ask(now, track);
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.audio.is_empty() && self.video.is_empty()
+        !self.has_audio() && !self.has_video()
     }
 
-    /// How long the oldest video has waited.
+    /// Whether audio waits.
+    #[must_use]
+    pub fn has_audio(&self) -> bool {
+        !self.audio.is_empty()
+    }
+
+    /// Whether video waits.
+    #[must_use]
+    pub fn has_video(&self) -> bool {
+        self.has_base() || !self.higher.is_empty()
+    }
+
+    /// Whether video waits that other frames depend on.
+    #[must_use]
+    pub fn has_base(&self) -> bool {
+        !self.base.is_empty()
+    }
+
+    /// How long the oldest base video has waited.
     #[must_use]
     pub fn video_wait(&self, now: Instant) -> Duration {
-        self.video.front().map_or(Duration::ZERO, |q| now.saturating_duration_since(q.since))
+        self.base.front().map_or(Duration::ZERO, |q| now.saturating_duration_since(q.since))
     }
 
-    /// A track of which this receiver needs a key frame. To be drained after each [`Self::push`].
-    pub fn poll_key_frame_needed(&mut self) -> Option<TrackId> {
-        self.key_frames_needed.pop_front()
+    /// A track of which this receiver needs a frame that depends on none later than the one named, if one is: what was sent of
+    /// it last. To be drained after each [`Self::push`].
+    pub fn poll_refresh_needed(&mut self) -> Option<(TrackId, Option<FrameId>)> {
+        self.refreshes.pop_front()
     }
 
     /// Datagrams dropped so far.
@@ -126,35 +171,71 @@ impl Egress {
 
     /// Forgets a track that ended.
     pub fn forget(&mut self, track: TrackId) {
-        self.broken.remove(&track);
-        self.asked.remove(&track);
+        self.tracks.remove(&track);
         self.drop_queued(track, None);
     }
 
-    fn push_video(&mut self, now: Instant, queued: Queued) {
-        let (track, frame) = (queued.header.track, queued.header.frame);
-        if let Some(last_dropped) = self.broken.get(&track) {
-            if !(queued.header.is_key() && frame.is_after(*last_dropped)) {
+    fn push_audio(&mut self, now: Instant, queued: Queued) {
+        self.audio_bytes += queued.bytes();
+        self.audio.push_back(queued);
+        let late = self.audio.partition_point(|q| now.saturating_duration_since(q.since) > MAX_AUDIO_WAIT);
+        for n in 1.. {
+            if n > late && self.audio_bytes <= MAX_AUDIO_BYTES {
+                break;
+            }
+            let Some(oldest) = self.audio.pop_front() else { break };
+            self.audio_bytes -= oldest.bytes();
+            self.dropped += 1;
+        }
+    }
+
+    fn push_higher(&mut self, now: Instant, queued: Queued) {
+        if self.tracks.get(&queued.header.track).is_some_and(|t| t.broken.is_some()) {
+            self.dropped += 1;
+            return;
+        }
+        self.video_bytes += queued.bytes();
+        self.higher.push_back(queued);
+        // Frames go whole: of one that is being sent the rest goes too.
+        while let Some(first) = self.higher.front().filter(|q| {
+            let late = now.saturating_duration_since(q.since) > MAX_HIGHER_WAIT;
+            q.header.index == 0 && (late || self.video_bytes > MAX_VIDEO_BYTES)
+        }) {
+            let (track, frame) = (first.header.track, first.header.frame);
+            self.drop_where(|q| q.header.discardable && (q.header.track, q.header.frame) == (track, frame));
+        }
+    }
+
+    fn push_base(&mut self, now: Instant, queued: Queued) {
+        let (track, header) = (queued.header.track, queued.header);
+        let state = self.tracks.entry(track).or_default();
+        if let Some(last_dropped) = state.broken {
+            let needs_none = match header.dependency {
+                Dependency::None => true,
+                Dependency::Back(back) => {
+                    let reference = header.frame.minus(u32::from(back));
+                    state.sent.is_some_and(|sent| !reference.is_after(sent))
+                }
+            };
+            if !(needs_none && header.frame.is_after(last_dropped)) {
                 self.dropped += 1;
-                if self.asked.get(&track).is_none_or(|a| now >= a.at + KEY_FRAME_RETRY) {
+                if state.asked.as_ref().is_none_or(|a| now >= a.at + REFRESH_RETRY) {
                     self.ask(now, track);
                 }
                 return;
             }
-            self.broken.remove(&track);
+            state.broken = None;
         }
         self.video_bytes += queued.bytes();
-        self.video.push_back(queued);
-        let waited =
-            self.video.front().is_some_and(|q| now.saturating_duration_since(q.since) > MAX_VIDEO_WAIT);
-        if waited || self.video_bytes > MAX_VIDEO_BYTES {
+        self.base.push_back(queued);
+        if self.video_wait(now) > MAX_VIDEO_WAIT || self.video_bytes > MAX_VIDEO_BYTES {
             self.break_largest(now);
         }
     }
 
     fn break_largest(&mut self, now: Instant) {
         let mut tracks: BTreeMap<TrackId, Load> = BTreeMap::new();
-        for q in &self.video {
+        for q in self.base.iter().chain(&self.higher) {
             let (frame, bytes) = (q.header.frame, q.bytes());
             let load = tracks
                 .entry(q.header.track)
@@ -177,34 +258,47 @@ impl Egress {
         }
     }
 
-    /// Drops what is queued of a track, but for one frame, and what comes of it until the next key frame.
+    /// Drops what is queued of a track, but for one frame, and what comes of it until a frame that needs none of that.
     fn break_track(&mut self, now: Instant, track: TrackId, keep: Option<FrameId>) {
         let dropped = |q: &&Queued| q.header.track == track && Some(q.header.frame) != keep;
-        let Some(last_dropped) = self.video.iter().rfind(dropped).map(|q| q.header.frame) else { return };
+        let Some(last_dropped) = self.base.iter().rfind(dropped).map(|q| q.header.frame) else {
+            return self.drop_queued(track, keep);
+        };
         self.drop_queued(track, keep);
-        self.broken.insert(track, last_dropped);
+        self.tracks.entry(track).or_default().broken = Some(last_dropped);
         self.ask(now, track);
     }
 
-    /// Asks for a key frame, unless nothing has reached the receiver since the last time.
+    /// Asks for a refresh, unless nothing has reached the receiver since the last time.
     fn ask(&mut self, now: Instant, track: TrackId) {
-        if self.asked.get(&track).is_none_or(|a| a.pops != self.pops) {
-            self.asked.insert(track, Asked { at: now, pops: self.pops });
-            self.key_frames_needed.push_back(track);
+        let state = self.tracks.entry(track).or_default();
+        if state.asked.as_ref().is_none_or(|a| a.pops != self.pops) {
+            state.asked = Some(Asked { at: now, pops: self.pops });
+            // A key frame that waits will have been sent by then.
+            let key = self.base.iter().rfind(|q| q.header.track == track && q.header.is_key());
+            self.refreshes.push_back((track, key.map(|q| q.header.frame).or(state.sent)));
         }
     }
 
     /// Drops what is queued of a track, but for one frame.
     fn drop_queued(&mut self, track: TrackId, keep: Option<FrameId>) {
-        let before = self.video.len();
-        self.video.retain(|q| q.header.track != track || Some(q.header.frame) == keep);
-        self.dropped += (before - self.video.len()) as u64;
-        self.video_bytes = self.video.iter().map(Queued::bytes).sum();
+        self.drop_where(|q| q.header.track == track && Some(q.header.frame) != keep);
+    }
+
+    fn drop_where(&mut self, dropped: impl Fn(&Queued) -> bool) {
+        let before = self.base.len() + self.higher.len();
+        self.base.retain(|q| !dropped(q));
+        self.higher.retain(|q| !dropped(q));
+        self.dropped += (before - self.base.len() - self.higher.len()) as u64;
+        self.video_bytes = self.base.iter().chain(&self.higher).map(Queued::bytes).sum();
     }
 }
 
 /// Video that waited longer is of no use in a conversation, and what comes after it would be late too.
 pub const MAX_VIDEO_WAIT: Duration = Duration::from_millis(150);
+
+/// Every second picture may go when it would be two pictures late: the others keep coming.
+pub const MAX_HIGHER_WAIT: Duration = Duration::from_millis(66);
 
 /// Room for the largest key frame and what follows it while it is being sent.
 pub const MAX_VIDEO_BYTES: usize = 400 * 1024;
@@ -214,7 +308,7 @@ pub const MAX_VIDEO_BYTES: usize = 400 * 1024;
 const OVERHEAD: usize = 208;
 
 /// A receiver that is too slow must not make the publisher send key frames to everybody all the time.
-pub const KEY_FRAME_RETRY: Duration = Duration::from_secs(1);
+pub const REFRESH_RETRY: Duration = Duration::from_secs(1);
 
 /// Later audio would come after its time in any playout buffer.
 pub const MAX_AUDIO_WAIT: Duration = Duration::from_millis(200);
@@ -238,16 +332,20 @@ mod tests {
         media.iter().for_each(|m| e.push(now, m.header, m.body.clone()));
     }
 
-    fn sent(e: &mut Egress) -> Vec<Media> {
-        std::iter::from_fn(|| e.pop()).map(|d| Media::parse(d).expect("valid")).collect()
+    fn pop(e: &mut Egress) -> Option<Queued> {
+        e.pop_audio().or_else(|| e.pop_base()).or_else(|| e.pop_higher())
+    }
+
+    fn sent(e: &mut Egress) -> Vec<Queued> {
+        std::iter::from_fn(|| pop(e)).collect()
     }
 
     fn asked(e: &mut Egress) -> Vec<TrackId> {
-        std::iter::from_fn(|| e.poll_key_frame_needed()).collect()
+        std::iter::from_fn(|| e.poll_refresh_needed()).map(|(track, _)| track).collect()
     }
 
     #[test]
-    fn audio_goes_first_and_hops_are_numbered_as_sent() {
+    fn audio_goes_first() {
         let (mut e, now) = (Egress::default(), Instant::now());
         let mut video = Packetizer::new(MediaKind::Video, TrackId(1));
         let mut audio = Packetizer::new(MediaKind::Audio, TrackId(2));
@@ -255,7 +353,6 @@ mod tests {
         push(&mut e, now, &frame(&mut audio, true, 80));
         let out = sent(&mut e);
         assert_eq!(out.iter().map(|m| m.header.track.0).collect::<Vec<_>>(), [2, 1, 1]);
-        assert_eq!(out.iter().map(|m| m.hop).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
@@ -288,7 +385,7 @@ mod tests {
         for i in 0..100_u32 {
             let now = start + i * Duration::from_millis(33);
             push(&mut e, now, &frame(&mut video, std::mem::take(&mut asked_for), 30_000));
-            let passes = Media::parse(e.pop().expect("something waits")).expect("valid");
+            let passes = pop(&mut e).expect("something waits");
             keys += usize::from(passes.header.is_key() && passes.header.index + 1 == passes.header.count);
             asked_for |= !asked(&mut e).is_empty();
         }
@@ -315,7 +412,7 @@ mod tests {
         for i in 0..20_000_u32 {
             push(&mut e, start + i * Duration::from_millis(1), &key);
         }
-        assert!(e.video.len() <= MAX_VIDEO_BYTES / OVERHEAD, "{} datagrams wait", e.video.len());
+        assert!(e.base.len() <= MAX_VIDEO_BYTES / OVERHEAD, "{} datagrams wait", e.base.len());
     }
 
     #[test]
@@ -328,7 +425,7 @@ mod tests {
             let now = start + i * Duration::from_millis(33);
             push(&mut e, now, &frame(&mut small, i == 0, 2500));
         }
-        let of_small = |m: &Media| m.header.track == TrackId(2) && !m.header.is_key();
+        let of_small = |m: &Queued| m.header.track == TrackId(2) && !m.header.is_key();
         assert!(sent(&mut e).iter().filter(|m| of_small(m)).count() <= 3 * 5, "older pictures are late");
     }
 

@@ -5,7 +5,9 @@
 
 pub mod admission;
 pub mod bucket;
+pub mod cc;
 pub mod egress;
+pub mod hop;
 pub mod id;
 pub mod jitter;
 pub mod packetize;

@@ -82,7 +82,7 @@ impl MediaHeader {
     pub const LEN: usize = 20;
 
     /// Largest payload of one fragment.
-    pub const MAX_PAYLOAD: usize = MAX_DATAGRAM - HOP_LEN - Self::LEN;
+    pub const MAX_PAYLOAD: usize = MAX_DATAGRAM - HOP_LEN - Self::LEN - REPAIR_LEN;
 
     /// Whether the frame can be decoded without any other.
     #[must_use]
@@ -162,11 +162,16 @@ impl Media {
         if datagram.len() > MAX_DATAGRAM {
             return Err(DatagramError::Long(datagram.len()));
         }
-        let Some((hop, body)) = datagram.split_first_chunk::<HOP_LEN>() else {
+        let Some(hop) = datagram.first_chunk::<HOP_LEN>() else {
             return Err(DatagramError::Short(datagram.len()));
         };
-        let header = MediaHeader::parse(body)?;
-        Ok(Self { hop: u16::from_be_bytes(*hop), header, body: datagram.slice(HOP_LEN..) })
+        Self::from_body(u16::from_be_bytes(*hop), datagram.slice(HOP_LEN..))
+    }
+
+    /// Checks the part of a datagram after its hop prefix.
+    pub fn from_body(hop: u16, body: Bytes) -> Result<Self, DatagramError> {
+        let header = MediaHeader::parse(&body)?;
+        Ok(Self { hop, header, body })
     }
 
     /// The part of the frame that this fragment carries.
@@ -241,8 +246,10 @@ impl HopLoss {
 
 /// Bytes of the hop prefix.
 pub const HOP_LEN: usize = 2;
-const KIND_VIDEO: u8 = 1;
-const KIND_AUDIO: u8 = 2;
+/// What a repair takes more than what it repairs ([`super::hop`]), so that it fits a datagram too.
+const REPAIR_LEN: usize = 8;
+pub(super) const KIND_VIDEO: u8 = 1;
+pub(super) const KIND_AUDIO: u8 = 2;
 
 #[cfg(test)]
 mod tests {

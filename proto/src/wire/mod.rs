@@ -84,6 +84,7 @@ use crate::units::MediaTime;
 pub mod close;
 pub mod datagram;
 pub mod framing;
+pub mod hop;
 pub mod limits;
 
 /// The messages of `vchat.proto`.
