@@ -11,6 +11,7 @@ pub mod hop;
 pub mod id;
 pub mod jitter;
 pub mod packetize;
+pub mod playout;
 pub mod reassemble;
 pub mod room;
 pub mod session;

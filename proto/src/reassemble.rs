@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use crate::id::FrameId;
+use crate::playout::Playout;
 use crate::units::MediaTime;
 use crate::wire::datagram::{Dependency, Media, MediaHeader};
 
@@ -13,16 +14,22 @@ use crate::wire::datagram::{Dependency, Media, MediaHeader};
 ///
 /// A decoder that is fed a frame whose references it lacks shows garbage without an error (measured: 71 garbage
 /// pictures after one lost frame), so a frame is released only after the one it depends on. When that does not come
-/// for [`PATIENCE`], the track is broken: the picture stands still and a key frame is asked for, again every
-/// [`KEY_FRAME_RETRY`] until one comes.
+/// for [`PATIENCE`] and three round trips of the hop, in which it may be repaired, the track is broken: the picture stands
+/// still and a frame is asked for that depends on none later than the last one released, again and again until one comes.
+/// A frame on which none depends is skipped when its successor is due to be shown ([`Playout`]).
 ///
-/// Call a `handle_*`, then drain [`Self::poll_output`] and look at [`Self::poll_timeout`].
+/// Call a `handle_*`, then drain [`Self::poll_output`] and look at [`Self::poll_timeout`]. `at` is the same moment as `now` on
+/// the media clock.
 /// At most [`MAX_HELD`] frames are held; the oldest gives way.
 #[derive(Debug, Default)]
 pub struct Reassembler {
     /// Frames not yet released, whole and partial, in the order of their ids.
     held: VecDeque<Partial>,
     released: Released,
+    playout: Playout,
+    /// When a frame that waits for one before it that could be skipped is released all the same.
+    skip_at: Option<Instant>,
+    round_trip: Duration,
     /// Since when a frame that is needed has been missing.
     waiting_since: Option<Instant>,
     asked_at: Option<Instant>,
@@ -35,8 +42,8 @@ pub struct Reassembler {
 pub enum Output {
     /// Decode this now.
     Frame(Frame),
-    /// Ask the sender for a key frame.
-    KeyFrameNeeded,
+    /// Ask the sender for a frame that depends on none later than this one; without one, for a key frame.
+    RefreshNeeded(Option<FrameId>),
 }
 
 /// A whole frame.
@@ -48,6 +55,8 @@ pub struct Frame {
     pub key: bool,
     /// When it was captured, on the sender's media clock.
     pub captured: MediaTime,
+    /// When to show it, on our clock; none for at once.
+    pub due: Option<MediaTime>,
     /// The encoded picture.
     pub data: Bytes,
 }
@@ -64,33 +73,41 @@ pub struct Counts {
 }
 
 impl Reassembler {
+    /// How long a round trip to whoever repairs losses takes.
+    pub const fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
     /// Takes a datagram of this track.
-    pub fn handle_media(&mut self, now: Instant, media: &Media) {
+    pub fn handle_media(&mut self, now: Instant, at: MediaTime, media: &Media) {
         let header = &media.header;
-        let Some(at) = self.place(header) else {
+        let Some(place) = self.place(header) else {
             self.counts.useless += 1;
             return;
         };
-        match self.held.get_mut(at) {
+        match self.held.get_mut(place) {
             Some(p) if p.header.frame == header.frame => {
                 if !p.add(media) {
                     self.counts.useless += 1;
                 }
             }
-            _ => self.held.insert(at, Partial::new(media)),
+            _ => self.held.insert(place, Partial::new(media)),
         }
         if self.held.len() > MAX_HELD {
             self.held.pop_front();
             self.counts.dropped += 1;
         }
-        self.release(now);
+        self.release(now, at);
     }
 
     /// Call when the time of [`Self::poll_timeout`] has come.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_some_and(|t| t <= now) {
+    pub fn handle_timeout(&mut self, now: Instant, at: MediaTime) {
+        if self.skip_at.is_some_and(|t| t <= now) {
+            self.release(now, at);
+        }
+        if self.refresh_at().is_some_and(|t| t <= now) {
             self.asked_at = Some(now);
-            self.output.push_back(Output::KeyFrameNeeded);
+            self.output.push_back(Output::RefreshNeeded(self.released.base()));
         }
     }
 
@@ -102,8 +119,7 @@ impl Reassembler {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let broken = self.waiting_since? + PATIENCE;
-        Some(self.asked_at.map_or(broken, |asked| broken.max(asked + KEY_FRAME_RETRY)))
+        [self.skip_at, self.refresh_at()].into_iter().flatten().min()
     }
 
     /// Drops everything and starts again with the next key frame, which is asked for at once: the decoder failed.
@@ -113,7 +129,7 @@ impl Reassembler {
         self.released.forget_references();
         self.waiting_since = Some(now);
         self.asked_at = Some(now);
-        self.output.push_back(Output::KeyFrameNeeded);
+        self.output.push_back(Output::RefreshNeeded(None));
     }
 
     /// What happened so far.
@@ -134,11 +150,24 @@ impl Reassembler {
         Some(self.held.partition_point(|p| header.frame.is_after(p.header.frame)))
     }
 
-    fn release(&mut self, now: Instant) {
-        while let Some(at) = self.held.iter().position(|p| p.is_whole() && self.released.allows(&p.header)) {
+    fn release(&mut self, now: Instant, at: MediaTime) {
+        self.skip_at = None;
+        while let Some(place) = self.held.iter().position(|p| p.is_whole() && self.released.allows(&p.header)) {
+            let frame = &mut self.held[place];
+            if frame.ready.replace(at).is_none() {
+                self.playout.record(at, frame.header.captured);
+            }
+            let due = self.playout.due(frame.header.captured);
+            if self.released.skips(&frame.header)
+                && let Some(due) = due.map(|due| due - SHOWING)
+                && due > at
+            {
+                self.skip_at = Some(now + Duration::from_micros(due.micros_since(at).unsigned_abs()));
+                break;
+            }
             // What lies before it can no longer be shown in order.
-            self.counts.dropped += at as u64;
-            self.held.drain(..at);
+            self.counts.dropped += place as u64;
+            self.held.drain(..place);
             let Some(frame) = self.held.pop_front() else { break };
             if frame.header.is_key() {
                 self.asked_at = None;
@@ -146,16 +175,24 @@ impl Reassembler {
             self.released.note(&frame.header);
             self.counts.released += 1;
             self.waiting_since = None;
-            self.output.push_back(Output::Frame(frame.into_frame()));
+            self.output.push_back(Output::Frame(frame.into_frame(due)));
         }
         // A whole frame that cannot be released, or a later frame behind a partial one, means that something is missing.
         let missing =
             self.held.len() > 1 || self.held.front().is_some_and(|p| !self.released.allows(&p.header));
-        match (missing, self.waiting_since) {
+        match (missing && self.skip_at.is_none(), self.waiting_since) {
             (true, None) => self.waiting_since = Some(now),
             (false, Some(_)) if self.released.has_references => self.waiting_since = None,
             _ => {}
         }
+    }
+
+    /// When to ask for a refresh.
+    fn refresh_at(&self) -> Option<Instant> {
+        let repaired = PATIENCE + self.round_trip * 3;
+        let broken = self.waiting_since? + if self.released.has_references { repaired } else { PATIENCE };
+        let retry = REFRESH_RETRY + self.round_trip * 2;
+        Some(self.asked_at.map_or(broken, |asked| broken.max(asked + retry)))
     }
 }
 
@@ -166,6 +203,8 @@ struct Released {
     /// Bit n: the frame n before `last` was released and its references stand.
     recent: u64,
     has_references: bool,
+    /// The newest one that others may depend on.
+    last_base: Option<FrameId>,
 }
 
 impl Released {
@@ -182,6 +221,19 @@ impl Released {
         self.recent = kept | 1;
         self.last = Some(header.frame);
         self.has_references = true;
+        if !header.discardable {
+            self.last_base = Some(header.frame);
+        }
+    }
+
+    /// Whether frames lie between the last one and this one that may still come.
+    fn skips(&self, header: &MediaHeader) -> bool {
+        !header.is_key() && self.last.is_some_and(|last| header.frame.since(last) > 1)
+    }
+
+    /// The newest frame to which the next one may refer.
+    const fn base(&self) -> Option<FrameId> {
+        if self.has_references { self.last_base } else { None }
     }
 
     fn forget_references(&mut self) {
@@ -196,13 +248,15 @@ struct Partial {
     header: MediaHeader,
     parts: Vec<Option<Bytes>>,
     missing: u16,
+    /// When it could first have been released.
+    ready: Option<MediaTime>,
 }
 
 impl Partial {
     fn new(media: &Media) -> Self {
         let count = media.header.count;
         let mut partial =
-            Self { header: media.header, parts: vec![None; usize::from(count)], missing: count };
+            Self { header: media.header, parts: vec![None; usize::from(count)], missing: count, ready: None };
         partial.add(media);
         partial
     }
@@ -224,7 +278,7 @@ impl Partial {
         self.missing == 0
     }
 
-    fn into_frame(self) -> Frame {
+    fn into_frame(self, due: Option<MediaTime>) -> Frame {
         let mut parts = self.parts.into_iter().flatten();
         let data = match self.header.count {
             1 => parts.next().unwrap_or_default(),
@@ -235,16 +289,20 @@ impl Partial {
                 })
                 .freeze(),
         };
-        Frame { id: self.header.frame, key: self.header.is_key(), captured: self.header.captured, data }
+        let MediaHeader { frame: id, captured, .. } = self.header;
+        Frame { id, key: self.header.is_key(), captured, due, data }
     }
 }
 
-/// How long a missing frame may still come: longer than packets overtake each other on Wi-Fi (about 30 ms), short
-/// enough that the freeze until a key frame stays below what people notice as a break.
+/// How long a missing frame may still come, besides the time of its repair: longer than packets overtake each other on Wi-Fi
+/// (about 30 ms), short enough that the freeze until a refresh stays below what people notice as a break.
 pub const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A key frame that was asked for takes a round trip and some frames to come; asking again sooner only adds more of them.
-pub const KEY_FRAME_RETRY: Duration = Duration::from_millis(300);
+/// A refresh that was asked for takes round trips and some frames to come; asking again sooner only adds more of them.
+pub const REFRESH_RETRY: Duration = Duration::from_millis(150);
+
+/// From the release of a frame to its picture on the screen.
+const SHOWING: Duration = Duration::from_millis(8);
 
 /// A second of video: with more, the picture would stand still anyway until the next key frame.
 pub const MAX_HELD: usize = 32;
@@ -282,14 +340,14 @@ mod tests {
                     assert!(f.data.iter().all(|b| *b == f.id.0 as u8), "bytes of another frame");
                     frames.push(f.id.0);
                 }
-                Output::KeyFrameNeeded => asked += 1,
+                Output::RefreshNeeded(_) => asked += 1,
             }
         }
         (frames, asked)
     }
 
     fn feed(r: &mut Reassembler, now: Instant, media: &[Media]) -> Vec<u32> {
-        media.iter().for_each(|m| r.handle_media(now, m));
+        media.iter().for_each(|m| r.handle_media(now, MediaTime::default(), m));
         drain(r).0
     }
 
@@ -314,13 +372,13 @@ mod tests {
         assert_eq!(feed(&mut r, start, &s.frame(false, 10)), []);
         let deadline = r.poll_timeout().expect("it waits");
         assert_eq!(deadline, start + PATIENCE);
-        r.handle_timeout(deadline - Duration::from_millis(1));
+        r.handle_timeout(deadline - Duration::from_millis(1), MediaTime::default());
         assert_eq!(drain(&mut r), (vec![], 0));
-        r.handle_timeout(deadline);
+        r.handle_timeout(deadline, MediaTime::default());
         assert_eq!(drain(&mut r), (vec![], 1));
         let again = r.poll_timeout().expect("it asks again");
-        assert_eq!(again, deadline + KEY_FRAME_RETRY);
-        r.handle_timeout(again);
+        assert_eq!(again, deadline + REFRESH_RETRY);
+        r.handle_timeout(again, MediaTime::default());
         assert_eq!(drain(&mut r), (vec![], 1));
         assert_eq!(feed(&mut r, again, &s.frame(true, 10)), [3]);
         assert_eq!(feed(&mut r, again, &s.frame(false, 10)), [4]);
@@ -344,7 +402,7 @@ mod tests {
         let (mut s, mut r, now) = (Sender::new(), Reassembler::default(), Instant::now());
         s.frame(true, 10);
         assert_eq!(feed(&mut r, now, &s.frame(false, 10)), []);
-        r.handle_timeout(now + PATIENCE);
+        r.handle_timeout(now + PATIENCE, MediaTime::default());
         assert_eq!(drain(&mut r), (vec![], 1));
     }
 
@@ -389,8 +447,8 @@ mod tests {
             let mut decoded: Option<u32> = None;
             for (at, media) in arriving {
                 let now = start + Duration::from_millis(at as u64 * 10);
-                r.handle_media(now, media);
-                r.handle_timeout(now);
+                r.handle_media(now, MediaTime::default(), media);
+                r.handle_timeout(now, MediaTime::default());
                 for id in drain(&mut r).0 {
                     let key = keys[id as usize] || id == 0;
                     prop_assert!(decoded.is_none_or(|d| id > d), "out of order");
@@ -413,8 +471,8 @@ mod tests {
                     discardable: false, temporal: 0, spatial: 0, captured: MediaTime::default(),
                 };
                 if let Ok(media) = Media::parse(header.datagram(&[0]).freeze()) {
-                    r.handle_media(now, &media);
-                    r.handle_timeout(now);
+                    r.handle_media(now, MediaTime::default(), &media);
+                    r.handle_timeout(now, MediaTime::default());
                     while r.poll_output().is_some() {}
                 }
             }
