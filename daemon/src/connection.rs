@@ -12,10 +12,12 @@ use vchat_certs::pin::{Pin, peer_pin};
 use vchat_certs::tls::Purpose;
 use vchat_proto::admission::Outcome;
 use vchat_proto::bucket::TokenBucket;
+use vchat_proto::hop;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName};
 use vchat_proto::wire::close::CloseCode;
-use vchat_proto::wire::datagram::{DatagramError, Media};
+use vchat_proto::wire::datagram::DatagramError;
 use vchat_proto::wire::framing::{Deframer, frame};
+use vchat_proto::wire::hop::{Packet, Report};
 use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_CLIENT_MESSAGE, MAX_HELLO, MAX_HISTORY, MEDIA_RATE};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
@@ -24,7 +26,7 @@ use crate::keys::{self, Shown};
 use crate::outbox::{self, Inbox, Outbox};
 use crate::pairing::{self, Desk};
 use crate::registry::{Admission, Device, Ledger, unix_ms_now};
-use crate::room::{Command, Join, Link, ToReceiver};
+use crate::room::{Command, Join, Link, ToReceiver, sleep_until};
 use crate::sender;
 use crate::server::{Attempt, Shared};
 
@@ -245,8 +247,10 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
 async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Shared) -> End {
     let Guest { id, room, control, control_in, chat, media, .. } = guest;
     let mut tasks = JoinSet::new();
-    tasks.spawn(sender::run(connection.clone(), media, room.clone()));
-    tasks.spawn(read_media(connection.clone(), id, room.clone()));
+    let (to_sender, reports) = mpsc::channel(REPORT_QUEUE);
+    let ways = sender::Ways { from_room: media, reports, to_room: room.clone() };
+    tasks.spawn(sender::run(connection.clone(), id, ways));
+    tasks.spawn(read_media(connection.clone(), id, room.clone(), to_sender));
     tasks.spawn(announce_next_key(connection.clone(), shared.keys.clone(), met.relay, control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
@@ -369,24 +373,48 @@ async fn write(mut stream: SendStream, mut queue: Inbox) -> End {
     std::future::pending().await
 }
 
-async fn read_media(connection: Connection, id: ParticipantId, room: mpsc::Sender<Command>) {
+/// Takes what a participant sends, reports on it, and passes its reports on to the task that sends to it.
+async fn read_media(
+    connection: Connection,
+    id: ParticipantId,
+    room: mpsc::Sender<Command>,
+    to_sender: mpsc::Sender<Report>,
+) {
     let mut limit = TokenBucket::new(MEDIA_RATE);
-    while let Ok(datagram) = connection.read_datagram().await {
+    let mut receiver = hop::Receiver::new(Instant::now());
+    loop {
+        let datagram = tokio::select! {
+            datagram = connection.read_datagram() => {
+                let Ok(datagram) = datagram else { return };
+                Some(datagram)
+            }
+            () = sleep_until(receiver.poll_timeout()) => None,
+        };
+        let now = Instant::now();
         // Too much is dropped, not punished: an encoder may overshoot. Here and not in the room, or one who sends too much
         // would take the others' places in its queue.
-        if !limit.take(Instant::now(), 1) {
-            continue;
-        }
-        // A copy, because quinn gives out parts of what it read from the socket at once, up to 64 kB: what waits for
-        // receivers or joiners would keep all of that.
-        match Media::parse(Bytes::copy_from_slice(&datagram)) {
-            // A full room drops the newest media: it is overloaded, and what waits is older.
-            Ok(media) => drop(room.try_send(Command::Media(id, media))),
-            Err(DatagramError::UnknownKind(_)) => {}
-            Err(e) => {
-                tracing::debug!(participant = id.0, "bad datagram: {e}");
-                return vchat_quic::close(&connection, CloseCode::Protocol);
+        if let Some(datagram) = datagram.filter(|_| limit.take(now, 1)) {
+            // A copy, because quinn gives out parts of what it read from the socket at once, up to 64 kB: what waits for
+            // receivers or joiners would keep all of that.
+            match Packet::parse(Bytes::copy_from_slice(&datagram)) {
+                // When more wait than can have been made, the newest may go.
+                Ok((_, Packet::Report(report))) => drop(to_sender.try_send(report)),
+                Ok((number, packet)) => receiver.handle_packet(now, number, datagram.len(), packet),
+                Err(DatagramError::UnknownKind(_)) => {}
+                Err(e) => {
+                    tracing::debug!(participant = id.0, "bad datagram: {e}");
+                    return vchat_quic::close(&connection, CloseCode::Protocol);
+                }
             }
+            while let Some(media) = receiver.poll_media() {
+                // A full room drops the newest media: it is overloaded, and what waits is older.
+                drop(room.try_send(Command::Media(id, media)));
+            }
+        }
+        if let Some(report) = receiver.poll_report(now)
+            && connection.send_datagram(report).is_err()
+        {
+            return;
         }
     }
 }
@@ -419,5 +447,7 @@ const CONTROL_QUEUE: usize = 160 * 1024;
 const CHAT_QUEUE: usize = MAX_HISTORY + 3 * 32 * 1024;
 /// A second of several people's video.
 const MEDIA_QUEUE: usize = 1024;
+/// Reports that wait for the task that sends: it reads them at once, and each tells more than those before it.
+const REPORT_QUEUE: usize = 8;
 /// Bytes to take from a stream at once.
 const READ_CHUNK: usize = 4 * 1024;

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use vchat_proto::cc::Loss;
+use vchat_proto::hop::Refresh;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName, TrackId};
 use vchat_proto::room::{Output, Room};
+use vchat_proto::units::Bitrate;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{Media, MediaHeader};
 use vchat_proto::wire::framing::frame;
@@ -25,7 +28,10 @@ pub(crate) enum Command {
     Control(ParticipantId, u64, pb::ClientControl),
     Chat(ParticipantId, pb::ChatUp),
     Media(ParticipantId, Media),
-    KeyFrameNeeded(TrackId),
+    /// What is sent of a track to this receiver needs a refresh.
+    RefreshNeeded(ParticipantId, Refresh),
+    /// What the hop to this receiver bears of video, and its losses.
+    Hop(ParticipantId, Bitrate, Loss),
     Leave(ParticipantId, pb::LeaveReason),
 }
 
@@ -53,6 +59,8 @@ pub(crate) struct Link {
 pub(crate) enum ToReceiver {
     Media(MediaHeader, Bytes),
     TrackEnded(TrackId),
+    /// The most video there is for it, payload only.
+    VideoMax(Bitrate),
 }
 
 /// Runs a room until it has been empty for [`LINGER`], or is the one that has been empty longest when there are too many.
@@ -109,7 +117,8 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
         Command::Control(from, relay_us, message) => room.handle_control(now, relay_us, from, message),
         Command::Chat(from, message) => room.handle_chat(now, unix_ms(), from, message),
         Command::Media(from, media) => room.handle_media(now, from, &media),
-        Command::KeyFrameNeeded(track) => room.request_key_frame(now, track),
+        Command::RefreshNeeded(_, refresh) => room.request_key_frame(now, refresh.track),
+        Command::Hop(..) => {}
         Command::Leave(id, reason) => {
             room.leave(id, reason);
             links.remove(&id);

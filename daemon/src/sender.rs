@@ -1,60 +1,108 @@
 //! The task that sends one receiver its media.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
-use vchat_proto::egress::Egress;
+use vchat_proto::hop::{Sender, Settings};
+use vchat_proto::id::ParticipantId;
+use vchat_proto::units::Bitrate;
+use vchat_proto::wire::hop::Report;
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 
-use crate::room::{Command, ToReceiver};
+use crate::room::{Command, ToReceiver, sleep_until};
 
-/// Takes media from the room as fast as it comes and hands it to QUIC as fast as that takes it; what does not pass in time
-/// is dropped by frame in between ([`Egress`]). Ends with the connection.
-pub(crate) async fn run(
-    connection: quinn::Connection,
-    mut from_room: mpsc::Receiver<ToReceiver>,
-    to_room: mpsc::Sender<Command>,
-) {
-    let mut egress = Egress::default();
+/// Where the task gets what it needs, and whom it tells.
+pub(crate) struct Ways {
+    pub(crate) from_room: mpsc::Receiver<ToReceiver>,
+    /// What the receiver reports of what was sent.
+    pub(crate) reports: mpsc::Receiver<Report>,
+    pub(crate) to_room: mpsc::Sender<Command>,
+}
+
+/// Takes media from the room as fast as it comes and hands it to QUIC as the hop to the receiver bears it ([`Sender`]); tells
+/// the room what that is. Ends with the connection.
+pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, mut ways: Ways) {
+    let mut sender = Sender::new(Instant::now(), Settings { start: START, video_max: START });
+    let mut told = Told::default();
+    // The datagram at QUIC's door, which is closed: its own window is a fuse that rarely blows.
+    let mut at_door: Option<Bytes> = None;
     loop {
-        let Some(next) = from_room.recv().await else { return };
-        take(&mut egress, next, &to_room);
-        while let Ok(next) = from_room.try_recv() {
-            take(&mut egress, next, &to_room);
-        }
-        // While QUIC has no room, one datagram waits at its door and the queue behind it goes on taking from the room.
-        while let Some(datagram) = egress.pop() {
-            if connection.datagram_send_buffer_space() >= MAX_DATAGRAM {
-                if connection.send_datagram(datagram).is_err() {
+        let timeout = if at_door.is_some() { None } else { sender.poll_timeout() };
+        tokio::select! {
+            next = ways.from_room.recv() => {
+                let Some(next) = next else { return };
+                take(&mut sender, next);
+                while let Ok(next) = ways.from_room.try_recv() {
+                    take(&mut sender, next);
+                }
+            }
+            report = ways.reports.recv() => {
+                let Some(report) = report else { return };
+                sender.handle_report(Instant::now(), &report);
+            }
+            passed = door(&connection, at_door.as_ref()) => {
+                if !passed {
                     return;
                 }
-                continue;
+                at_door = None;
             }
-            let sent = connection.send_datagram_wait(datagram);
-            tokio::pin!(sent);
-            loop {
-                tokio::select! {
-                    result = &mut sent => match result {
-                        Ok(()) => break,
-                        Err(_) => return,
-                    },
-                    next = from_room.recv() => match next {
-                        Some(next) => take(&mut egress, next, &to_room),
-                        None => return,
-                    },
-                }
+            () = sleep_until(timeout) => {}
+        }
+        sender.handle_timeout(Instant::now());
+        while at_door.is_none()
+            && let Some(datagram) = sender.poll_datagram(Instant::now())
+        {
+            if connection.datagram_send_buffer_space() < MAX_DATAGRAM {
+                at_door = Some(datagram);
+            } else if connection.send_datagram(datagram).is_err() {
+                return;
             }
+        }
+        while let Some(refresh) = sender.poll_refresh() {
+            // Lost when the room is overloaded; the queue asks again.
+            drop(ways.to_room.try_send(Command::RefreshNeeded(receiver, refresh)));
+        }
+        if let Some(command) = told.news(Instant::now(), receiver, &sender) {
+            drop(ways.to_room.try_send(command));
         }
     }
 }
 
-fn take(egress: &mut Egress, item: ToReceiver, to_room: &mpsc::Sender<Command>) {
+fn take(sender: &mut Sender, item: ToReceiver) {
     match item {
-        ToReceiver::Media(header, body) => egress.push(Instant::now(), header, body),
-        ToReceiver::TrackEnded(track) => egress.forget(track),
-    }
-    while let Some(track) = egress.poll_key_frame_needed() {
-        // Lost when the room is overloaded; the queue asks again.
-        drop(to_room.try_send(Command::KeyFrameNeeded(track)));
+        ToReceiver::Media(header, body) => sender.push(Instant::now(), header, body),
+        ToReceiver::TrackEnded(track) => sender.forget(track),
+        ToReceiver::VideoMax(max) => sender.set_video_max(max),
     }
 }
+
+/// Waits until QUIC has taken the datagram. False when the connection is lost.
+async fn door(connection: &quinn::Connection, datagram: Option<&Bytes>) -> bool {
+    match datagram {
+        Some(datagram) => connection.send_datagram_wait(datagram.clone()).await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// What the room was told of this hop last.
+#[derive(Default)]
+struct Told {
+    at: Option<Instant>,
+}
+
+impl Told {
+    /// What the room should know now, if that is news.
+    fn news(&mut self, now: Instant, receiver: ParticipantId, sender: &Sender) -> Option<Command> {
+        if self.at.is_some_and(|t| now < t + TELL_EVERY) {
+            return None;
+        }
+        self.at = Some(now);
+        Some(Command::Hop(receiver, sender.video_target(), sender.loss()))
+    }
+}
+
+/// What a hop bears before it is known: a picture of somebody.
+const START: Bitrate = Bitrate::from_kbps(1_000);
+/// Soon enough for the room to react to a narrow hop before its queue is felt.
+const TELL_EVERY: Duration = Duration::from_millis(100);

@@ -152,7 +152,8 @@ impl Reassembler {
 
     fn release(&mut self, now: Instant, at: MediaTime) {
         self.skip_at = None;
-        while let Some(place) = self.held.iter().position(|p| p.is_whole() && self.released.allows(&p.header)) {
+        while let Some(place) = self.held.iter().position(|p| p.is_whole() && self.released.allows(&p.header))
+        {
             let frame = &mut self.held[place];
             if frame.ready.replace(at).is_none() {
                 self.playout.record(at, frame.header.captured);

@@ -185,6 +185,7 @@ impl Shared {
                 continue;
             }
             let settings = self.settings(&captured.picture, fps);
+            demand.max_bps.store(settings.bitrate.bps(), Ordering::Relaxed);
             if open.as_ref().is_none_or(|(_, s)| *s != settings) {
                 match encoder::open(self.plan.encoder, settings) {
                     Ok(encoder) => {

@@ -77,10 +77,15 @@ fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<Frame>, failed: imp
     }
 }
 
-/// Hands a picture over when it is due: at once, or later when it would be far ahead of its sound.
+/// Hands a picture over when it is due: at once, or later so that pictures follow each other evenly, or when it would be far
+/// ahead of its sound.
 fn show(d: &Decoding, frame: &Frame, picture: Picture) {
     let audio_delay_us = d.heard.as_ref().and_then(Heard::delay_us);
-    if let Some(wait) = wait(audio_delay_us, d.clock.now().micros_since(frame.captured)) {
+    let now = d.clock.now();
+    let for_sound = wait(audio_delay_us, now.micros_since(frame.captured));
+    let for_others = frame.due.and_then(|due| u64::try_from(due.micros_since(now)).ok());
+    let for_others = for_others.map(|us| Duration::from_micros(us.min(MAX_WAIT_US.unsigned_abs())));
+    if let Some(wait) = for_sound.max(for_others) {
         std::thread::sleep(wait);
     }
     let decoded =

@@ -429,8 +429,12 @@ impl Call {
         let stats = json!({
             "event": "stats", "rtt_ms": round(net.rtt_ms),
             "up": {
-                "kbps": net.up_kbps.round(), "loss": (net.up_loss * 1e4).round() / 1e4, "target_kbps": target.kbps(),
+                "kbps": net.up_kbps.round(), "overhead": share(net.up_overhead), "loss": share(net.up_loss),
+                "target_kbps": target.kbps(), "network_kbps": net.up_target_kbps.round(),
                 "fps": round(f64::from(net.up_frames) / net.seconds.max(0.001)), "encode_ms": quantiles(encode, 0, &["p50", "p95"]),
+            },
+            "down": {
+                "kbps": net.down_kbps.round(), "overhead": share(net.down_overhead), "loss": share(net.down_loss),
             },
             "peers": peers,
         });
@@ -447,6 +451,11 @@ impl Call {
     fn age_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// A share to four digits.
+fn share(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
 }
 
 fn unix_ms() -> u64 {

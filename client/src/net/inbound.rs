@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::WeakUnboundedSender;
-use vchat_proto::id::{ParticipantId, TrackId};
+use vchat_proto::id::{FrameId, ParticipantId, TrackId};
 use vchat_proto::reassemble::{Frame, Output, Reassembler};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Peer;
@@ -30,6 +30,14 @@ pub(crate) struct Inbound {
     back: WeakUnboundedSender<Command>,
     news: NewsSender,
     clock: MediaClock,
+    round_trip: Duration,
+}
+
+/// A track of which we need a frame that depends on none later than `decoded`; without one, a key frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refresh {
+    pub(crate) track: TrackId,
+    pub(crate) decoded: Option<FrameId>,
 }
 
 struct Video {
@@ -55,11 +63,17 @@ impl Inbound {
             back,
             news,
             clock,
+            round_trip: Duration::ZERO,
         }
     }
 
-    /// Somebody is here: makes ready for their tracks. `needed` is told of each track that needs a key frame.
-    pub(crate) fn joined(&mut self, now: Instant, peer: &Peer, needed: &mut Vec<TrackId>) {
+    /// How long a round trip to the relay takes, which repairs what we miss.
+    pub(crate) const fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    /// Somebody is here: makes ready for their tracks. `needed` is told of each track that needs a refresh.
+    pub(crate) fn joined(&mut self, now: Instant, peer: &Peer, needed: &mut Vec<Refresh>) {
         let heard = self.playback.as_ref().map(|p| p.joined(peer.id, peer.name.as_str()));
         if let Some(heard) = heard.clone() {
             drop(self.news.send(News::Listening(peer.id, heard)));
@@ -123,8 +137,8 @@ impl Inbound {
         }
     }
 
-    /// A media datagram came. `needed` is told of each track that needs a key frame.
-    pub(crate) fn handle_media(&mut self, now: Instant, media: &Media, needed: &mut Vec<TrackId>) {
+    /// A media datagram came. `needed` is told of each track that needs a refresh.
+    pub(crate) fn handle_media(&mut self, now: Instant, media: &Media, needed: &mut Vec<Refresh>) {
         let track = media.header.track;
         match media.header.kind {
             MediaKind::Audio => {
@@ -135,7 +149,8 @@ impl Inbound {
             MediaKind::Video => {
                 if let Some(video) = self.video.get_mut(&track) {
                     video.bytes += media.body.len() as u64;
-                    video.reassembler.handle_media(now, media);
+                    video.reassembler.set_round_trip(self.round_trip);
+                    video.reassembler.handle_media(now, self.clock.now(), media);
                     video.drain(now, track, needed);
                 } else {
                     self.early.push_back(media.clone());
@@ -148,7 +163,7 @@ impl Inbound {
     }
 
     /// The decoder of a track failed: it needs a key frame.
-    pub(crate) fn decoder_failed(&mut self, now: Instant, track: TrackId, needed: &mut Vec<TrackId>) {
+    pub(crate) fn decoder_failed(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) {
         if let Some(video) = self.video.get_mut(&track) {
             video.reassembler.reset(now);
             video.drain(now, track, needed);
@@ -156,9 +171,9 @@ impl Inbound {
     }
 
     /// Call when the time of [`Self::poll_timeout`] has come.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, needed: &mut Vec<TrackId>) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, needed: &mut Vec<Refresh>) {
         for (track, video) in &mut self.video {
-            video.reassembler.handle_timeout(now);
+            video.reassembler.handle_timeout(now, self.clock.now());
             video.drain(now, *track, needed);
         }
     }
@@ -174,10 +189,10 @@ impl Inbound {
 }
 
 impl Video {
-    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<TrackId>) {
+    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) {
         while let Some(output) = self.reassembler.poll_output() {
             match output {
-                Output::KeyFrameNeeded => needed.push(track),
+                Output::RefreshNeeded(decoded) => needed.push(Refresh { track, decoded }),
                 Output::Frame(frame) => match self.decoder.try_send(frame) {
                     Ok(()) => {}
                     Err(TrySendError::Full(_)) => self.reassembler.reset(now),

@@ -15,7 +15,7 @@ pub use self::invite::{Invited, run as invite};
 pub use self::pair::{PairError, Paired, run as pair};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
@@ -55,8 +55,12 @@ pub struct Demand {
     pub(crate) live: AtomicBool,
     /// The next frame must be a key frame.
     pub(crate) key_frame: AtomicBool,
-    /// Video waits to be sent: do not encode more of it now.
+    /// Video waits to be sent, or nothing passes: do not encode more of it now.
     pub(crate) backlog: AtomicBool,
+    /// What the network bears, in bits a second of encoded video; 0 before it is known.
+    pub(crate) target_bps: AtomicU64,
+    /// What the camera would send at most, in bits a second.
+    pub(crate) max_bps: AtomicU64,
 }
 
 /// What the rest of the client asks of the network thread. Few and small, hence no limit on the queue: the user types them.
@@ -102,10 +106,20 @@ pub struct NetStats {
     pub seconds: f64,
     /// Round-trip time to the relay in milliseconds.
     pub rtt_ms: f64,
-    /// Media sent, in kilobits a second.
+    /// Sent all in all, in kilobits a second on the wire.
     pub up_kbps: f64,
-    /// Share of our packets that were lost, 0 to 1.
+    /// Bytes beyond first transmissions of media, as a share of those.
+    pub up_overhead: f64,
+    /// Share of our datagrams that were lost lately, 0 to 1.
     pub up_loss: f64,
+    /// What we may send all in all, in kilobits a second on the wire.
+    pub up_target_kbps: f64,
+    /// Received all in all, in kilobits a second on the wire.
+    pub down_kbps: f64,
+    /// As for what we sent.
+    pub down_overhead: f64,
+    /// Share of the datagrams for us that were lost, 0 to 1.
+    pub down_loss: f64,
     /// Video frames sent in this second.
     pub up_frames: u32,
     /// For each of the others.

@@ -10,14 +10,15 @@ use tokio::sync::mpsc;
 use vchat_certs::invite::Link as InviteLink;
 use vchat_certs::known::KnownError;
 use vchat_certs::tls::Purpose;
-use vchat_proto::id::{DisplayName, RoomName, TrackId};
+use vchat_proto::hop::{self, Sender, Sent, Totals};
+use vchat_proto::id::{DisplayName, RoomName};
 use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
-use vchat_proto::wire::datagram::Media;
+use vchat_proto::wire::hop::{Packet, WIRE_OVERHEAD};
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 use vchat_proto::wire::pb;
 
 use super::connect::{Acquaintance, Connector};
-use super::inbound::Inbound;
+use super::inbound::{Inbound, Refresh};
 use super::link::{Incoming, Link};
 use super::pair::{PairError, pair};
 use super::uplink::Uplink;
@@ -110,7 +111,8 @@ async fn run(mut setup: Setup) -> Result<(), String> {
         connecting: None,
         connected_to: None,
         reported_at: None,
-        packets: (0, 0),
+        receiver: None,
+        counted: Counted::default(),
         peers: Vec::new(),
         leaving: None,
         over: false,
@@ -153,8 +155,10 @@ struct Runner {
     connected_to: Option<vchat_certs::pin::Pin>,
     /// When statistics were told last; none without a connection.
     reported_at: Option<Instant>,
-    /// Packets sent and lost until the last statistics.
-    packets: (u64, u64),
+    /// What came over the hop from the relay, while there is one.
+    receiver: Option<hop::Receiver>,
+    /// Counts until the last statistics.
+    counted: Counted,
     peers: Vec<vchat_proto::id::ParticipantId>,
     /// The user wants to leave, by then at the latest.
     leaving: Option<Instant>,
@@ -221,13 +225,14 @@ impl Runner {
 
     fn handle(&mut self, wake: Wake, at_door: &mut Option<Bytes>) {
         let now = Instant::now();
-        let mut needed: Vec<TrackId> = Vec::new();
+        let mut needed: Vec<Refresh> = Vec::new();
         match wake {
             Wake::Connected(result) => {
                 self.connecting = None;
                 match result {
                     Ok((link, pin)) => {
                         self.link = Some(link);
+                        self.receiver = Some(hop::Receiver::new(now));
                         self.connected_to = Some(pin);
                         self.session.handle_connected();
                     }
@@ -242,11 +247,7 @@ impl Runner {
                 *at_door = None;
                 self.disconnect(now, loss);
             }
-            Wake::Datagram(bytes) => {
-                if let Ok(media) = Media::parse(bytes) {
-                    self.inbound.handle_media(now, &media, &mut needed);
-                }
-            }
+            Wake::Datagram(bytes) => self.datagram(now, bytes, &mut needed),
             Wake::Command(command) => self.command(now, command.unwrap_or(Command::Leave), &mut needed),
             Wake::Audio(packet) => self.uplink.push_audio(now, &packet),
             Wake::Video(frame) => self.uplink.push_video(now, &frame),
@@ -257,10 +258,28 @@ impl Runner {
                 self.report(now);
             }
         }
-        needed.into_iter().for_each(|track| self.session.request_key_frame(track));
+        needed.into_iter().for_each(|refresh| self.session.request_key_frame(refresh.track));
     }
 
-    fn command(&mut self, now: Instant, command: Command, needed: &mut Vec<TrackId>) {
+    fn datagram(&mut self, now: Instant, bytes: Bytes, needed: &mut Vec<Refresh>) {
+        let Some(receiver) = &mut self.receiver else { return };
+        let len = bytes.len();
+        match Packet::parse(bytes) {
+            Ok((number, packet)) => {
+                if let Packet::Report(report) = &packet {
+                    self.uplink.handle_report(now, report);
+                    self.inbound.set_round_trip(self.uplink.round_trip());
+                }
+                receiver.handle_packet(now, number, len, packet);
+            }
+            Err(e) => tracing::debug!("the relay sends a {e}"),
+        }
+        while let Some(media) = receiver.poll_media() {
+            self.inbound.handle_media(now, &media, needed);
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: Command, needed: &mut Vec<Refresh>) {
         match command {
             Command::Say(id, text) => {
                 if let Err(e) = self.session.say(id, &text) {
@@ -283,7 +302,7 @@ impl Runner {
     }
 
     fn disconnect(&mut self, now: Instant, loss: Loss) {
-        self.link = None;
+        (self.link, self.receiver) = (None, None);
         self.uplink.pause();
         self.inbound.disconnected();
         self.reported_at = None;
@@ -315,9 +334,9 @@ impl Runner {
 
     fn event(&mut self, event: Event) {
         if let Event::Joined { me, .. } = &event {
-            self.uplink.begin(me);
+            self.uplink.begin(Instant::now(), me);
             self.reported_at = Some(Instant::now());
-            self.packets = self.link.as_ref().map_or((0, 0), |l| path_packets(&l.connection));
+            self.counted = Counted::default();
             self.remember_relay();
         }
         // The main thread hears of a peer before it hears of their pictures.
@@ -329,14 +348,14 @@ impl Runner {
                 self.peers.push(peer.id);
                 let mut needed = Vec::new();
                 self.inbound.joined(Instant::now(), &peer, &mut needed);
-                needed.into_iter().for_each(|track| self.session.request_key_frame(track));
+                needed.into_iter().for_each(|refresh| self.session.request_key_frame(refresh.track));
             }
             Event::PeerLeft(id) => {
                 self.peers.retain(|p| *p != id);
                 self.inbound.left(id);
             }
             Event::NextKey(said) => self.store_next_key(said),
-            Event::KeyFrameRequested(track) if self.uplink.is_video(track) => self.uplink.want_key_frame(),
+            Event::KeyFrameRequested(track) if self.uplink.is_video(track) => self.uplink.want_refresh(None),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
         }
@@ -372,6 +391,11 @@ impl Runner {
     /// Hands media to QUIC as long as it has room.
     fn send(&mut self, at_door: &mut Option<Bytes>) {
         let Some(link) = &self.link else { return };
+        // Reports go past everything that waits: they are small, and the relay repairs by them.
+        if let Some(report) = self.receiver.as_mut().and_then(|r| r.poll_report(Instant::now())) {
+            self.counted.reports += (report.len() + WIRE_OVERHEAD) as u64;
+            drop(link.connection.send_datagram(report));
+        }
         while at_door.is_none() {
             let Some(datagram) = self.uplink.pop(Instant::now()) else { return };
             if link.connection.datagram_send_buffer_space() >= MAX_DATAGRAM {
@@ -385,10 +409,10 @@ impl Runner {
 
     fn timeout(&self) -> Option<Instant> {
         let report = self.reported_at.map(|t| t + STATS);
-        [self.session.poll_timeout(), self.inbound.poll_timeout(), report, self.leaving]
-            .into_iter()
-            .flatten()
-            .min()
+        let receiver = self.receiver.as_ref().and_then(hop::Receiver::poll_timeout);
+        let machines = [self.session.poll_timeout(), self.inbound.poll_timeout(), receiver];
+        let timers = [self.uplink.poll_timeout(), report, self.leaving];
+        machines.into_iter().chain(timers).flatten().min()
     }
 
     fn report(&mut self, now: Instant) {
@@ -399,11 +423,23 @@ impl Runner {
         // In step, but after a machine slept there is one report and not one for each second.
         self.reported_at = Some((last + STATS).max(now - STATS / 2));
         let kbps = |bytes: u64| bytes as f64 * 8.0 / 1e3 / seconds;
-        let (sent, lost) = path_packets(&link.connection);
-        let (sent_now, lost_now) = (sent.saturating_sub(self.packets.0), lost.saturating_sub(self.packets.1));
-        self.packets = (sent, lost);
-        let up = std::mem::take(&mut self.uplink.sent);
         let rtt_ms = link.connection.rtt().as_secs_f64() * 1e3;
+        let now_counted = Counted {
+            sent: self.uplink.sender().map(Sender::sent).unwrap_or_default(),
+            received: self.receiver.as_ref().map(hop::Receiver::totals).unwrap_or_default(),
+            reports: self.counted.reports,
+            reports_told: self.counted.reports,
+        };
+        let last = std::mem::replace(&mut self.counted, now_counted);
+        let Counted { sent, received, .. } = now_counted;
+        let media = sent.media_bytes.saturating_sub(last.sent.media_bytes);
+        let other = sent.other_bytes().saturating_sub(last.sent.other_bytes())
+            + now_counted.reports.saturating_sub(last.reports_told);
+        let media_in = received.media_bytes.saturating_sub(last.received.media_bytes);
+        let other_in = received.other_bytes.saturating_sub(last.received.other_bytes);
+        let expected = received.expected.saturating_sub(last.received.expected);
+        let arrived = received.arrived.saturating_sub(last.received.arrived);
+        let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
         let bytes = self.inbound.take_bytes();
         let peers = self.peers.iter().map(|&participant| PeerNetStats {
             participant,
@@ -413,9 +449,14 @@ impl Runner {
         let stats = NetStats {
             seconds,
             rtt_ms,
-            up_kbps: kbps(up.bytes),
-            up_loss: lost_now as f64 / sent_now.max(1) as f64,
-            up_frames: up.frames,
+            up_kbps: kbps(media + other),
+            up_overhead: share(other, media),
+            up_loss: self.uplink.sender().map_or(0.0, |s| s.loss().rate),
+            up_target_kbps: self.uplink.sender().map_or(0.0, |s| s.target().bps() as f64 / 1e3),
+            down_kbps: kbps(media_in + other_in),
+            down_overhead: share(other_in, media_in),
+            down_loss: share(expected.saturating_sub(arrived), expected),
+            up_frames: self.uplink.take_frames(),
             peers: peers.collect(),
         };
         self.tell(NetNews::Stats(stats));
@@ -467,9 +508,14 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn path_packets(connection: &quinn::Connection) -> (u64, u64) {
-    let path = connection.stats().path;
-    (path.sent_packets, path.lost_packets)
+/// What statistics count, as it was when they were told.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    sent: Sent,
+    received: Totals,
+    /// Bytes of reports sent, and how many of them were in the last statistics.
+    reports: u64,
+    reports_told: u64,
 }
 
 /// How often statistics are told.

@@ -344,10 +344,10 @@ impl Reports {
 }
 
 /// Until the next report while nothing is lost: 2 % of a call's bytes.
-pub const CALM: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_millis(50);
 /// The same while there are losses, or when the rate is about to change: as often as is common (RFC 8888 recommends at
 /// most once a frame).
-pub const LOSSY: Duration = Duration::from_millis(25);
+const LOSSY: Duration = Duration::from_millis(25);
 /// For so long after a loss.
 const LOSSY_FOR: Duration = Duration::from_secs(2);
 /// What is missing may be behind by so much: parity of the same frame, or a packet that was overtaken.
