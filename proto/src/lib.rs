@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod bucket;
+pub mod cc;
 pub mod egress;
 pub mod id;
 pub mod jitter;
