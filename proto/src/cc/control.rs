@@ -55,7 +55,11 @@ struct Ceiling {
 #[derive(Clone, Copy, Debug)]
 struct Episode {
     since_us: i64,
-    /// The queue when the patience of [`PATIENCE_US`] began.
+    /// The target before.
+    before: f64,
+    /// What the line passes.
+    line: f64,
+    /// When the queue was last looked at for whether it obeys, and how long it was.
     checked: (i64, f64),
 }
 
@@ -118,10 +122,10 @@ impl Control {
 
     fn decrease(&mut self, measured: &Measured<'_>, queue: f64, latest: f64) {
         let now = measured.now_us;
-        let episode = self.episode.get_or_insert(Episode { since_us: now, checked: (now, latest) });
-        let patience = PATIENCE_US + 2 * measured.rtt_us;
+        let new = Episode { since_us: now, before: self.target, line: f64::INFINITY, checked: (now, latest) };
+        let mut episode = self.episode.unwrap_or(new);
         let (checked_us, then) = episode.checked;
-        if now - checked_us > patience {
+        if now - checked_us > PATIENCE_US + 2 * measured.rtt_us {
             episode.checked = (now, latest);
             // A queue of ours would have drained or grown by now.
             if (latest - then).abs() < then * STUBBORN {
@@ -129,14 +133,26 @@ impl Control {
                 self.episode = None;
                 return;
             }
+            if latest > then {
+                episode.since_us = now;
+            }
         }
-        let window = (now - episode.since_us + LEAD_US).clamp(MIN_WINDOW_US, MAX_WINDOW_US);
-        let Some(delivered) = measured.delivered.rate(window) else { return };
-        let line = delivered / (1.0 - self.clean_loss.min(MAX_LOSS));
+        // What arrives later was sent after the decrease. Of a queue of ours it would tell the same, but of a delay
+        // that is not ours it would lower the target again and again.
+        if now - episode.since_us <= measured.rtt_us + MEASURE_US {
+            let window = (now - episode.since_us + LEAD_US).clamp(MIN_WINDOW_US, MAX_WINDOW_US);
+            if let Some(delivered) = measured.delivered.rate(window) {
+                episode.line = delivered / (1.0 - self.clean_loss.min(MAX_LOSS));
+            }
+        }
+        self.episode = Some(episode);
+        if episode.line.is_infinite() {
+            return;
+        }
         let drain = (queue / (DRAIN_US + measured.rtt_us as f64)).min(MAX_DRAIN);
-        self.target = self.target.min(line * (SHARE - drain));
-        let trains = measured.capacity.map_or(line, |c| c.rate.max(line));
-        self.ceiling = Some(Ceiling { rate: line, trains, at_us: now });
+        self.target = episode.before.min(episode.line * (SHARE - drain));
+        let trains = measured.capacity.map_or(episode.line, |c| c.rate.max(episode.line));
+        self.ceiling = Some(Ceiling { rate: episode.line, trains, at_us: now });
     }
 
     fn increase(&mut self, measured: &Measured<'_>, seconds: f64) {
@@ -182,8 +198,10 @@ const CLEAR_US: f64 = 10_000.0;
 const SHARE: f64 = 0.92;
 /// Time to drain a queue in, a round trip on top; and the share of the line that draining may take, so that a call
 /// still has a picture.
-const DRAIN_US: f64 = 500_000.0;
-const MAX_DRAIN: f64 = 0.5;
+const DRAIN_US: f64 = 250_000.0;
+const MAX_DRAIN: f64 = 0.65;
+/// Time in which what arrives was still sent before the decrease, a round trip on top: encoders follow this late.
+const MEASURE_US: i64 = 150_000;
 /// Time over which the line is measured: since the queue began, and a little before, for a queue is seen late.
 const LEAD_US: i64 = 50_000;
 const MIN_WINDOW_US: i64 = 120_000;
@@ -191,7 +209,7 @@ const MAX_WINDOW_US: i64 = 400_000;
 /// Most random loss that is made up for; beyond it, loss cannot be told from a full queue.
 const MAX_LOSS: f64 = 0.5;
 /// Time after which a queue that has changed by less than the share [`STUBBORN`] is not ours; two round trips on top.
-const PATIENCE_US: i64 = 1_200_000;
+const PATIENCE_US: i64 = 400_000;
 const STUBBORN: f64 = 0.15;
 /// An excuse fades in this time, as the base of the delays takes it over.
 const EXCUSE_US: f64 = 10_000_000.0;
