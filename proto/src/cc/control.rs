@@ -167,16 +167,15 @@ impl Control {
         let room = trains.map_or(0.0, |c| c.rate * OF_TRAINS);
         let seen = self.ceiling.map_or(0.0, |c| c.trains.max(c.rate) * NEWS);
         let used = measured.used * OF_USED;
+        let line = trains.filter(|c| c.narrow).map(|c| c.rate);
+        let full = line.is_some_and(|line| self.target > line * FULL);
+        let creep = (CREEP_BPS + self.target * CREEP) * if full { FULL_CREEP } else { 1.0 };
         let (grown, limit) = if room > self.target && trains.is_some_and(|c| c.rate > seen) {
             (self.target * fast, room)
-        } else if let Some(ceiling) = self.ceiling {
-            if self.target < ceiling.rate * RETURN {
-                (self.target * fast, ceiling.rate * RETURN)
-            } else {
-                (self.target + seconds * (CREEP_BPS + self.target * CREEP), used)
-            }
-        } else if trains.is_some_and(|c| c.narrow) {
-            (self.target + seconds * (CREEP_BPS + self.target * CREEP), used)
+        } else if let Some(ceiling) = self.ceiling.filter(|c| self.target < c.rate * RETURN) {
+            (self.target * fast, ceiling.rate * RETURN)
+        } else if self.ceiling.is_some() || line.is_some() {
+            (self.target + seconds * creep, used)
         } else {
             (self.target * (1.0 + GROWTH * seconds), used)
         };
@@ -189,8 +188,8 @@ const QUEUE_US: f64 = 25_000.0;
 /// The same when datagrams are lost more than usual, by [`LOSSY`] of all.
 const SHORT_QUEUE_US: f64 = 12_000.0;
 const LOSSY: f64 = 0.05;
-/// A queue this long in the last 40 ms need not stand for 100.
-const RUSH_US: f64 = 60_000.0;
+/// A queue this long in the last 30 ms need not stand for 100.
+const RUSH_US: f64 = 45_000.0;
 /// Below this nothing stands, and what is sent may grow.
 const CLEAR_US: f64 = 10_000.0;
 /// Share of the line to use after a queue: what pictures that come out too large may take, and the way down of the
@@ -199,7 +198,7 @@ const SHARE: f64 = 0.92;
 /// Time to drain a queue in, a round trip on top; and the share of the line that draining may take, so that a call
 /// still has a picture.
 const DRAIN_US: f64 = 250_000.0;
-const MAX_DRAIN: f64 = 0.65;
+const MAX_DRAIN: f64 = 0.7;
 /// Time in which what arrives was still sent before the decrease, a round trip on top: encoders follow this late.
 const MEASURE_US: i64 = 150_000;
 /// Time over which the line is measured: since the queue began, and a little before, for a queue is seen late.
@@ -225,6 +224,10 @@ const GROWTH: f64 = 0.25;
 /// and a little by size, so that large targets move at all. In bits per second per second, and per second.
 const CREEP_BPS: f64 = 15_000.0;
 const CREEP: f64 = 0.01;
+/// Where trains show a line, this share of it is nearly all that can be had, and growth beyond, in case trains are
+/// wrong, is this much slower.
+const FULL: f64 = 0.94;
+const FULL_CREEP: f64 = 0.2;
 /// Share of the last queue's line to come back to at once.
 const RETURN: f64 = 0.9;
 /// The last queue is history when the target is past it by this factor without another, or after this time.
