@@ -273,7 +273,8 @@ impl Estimator {
         let Some(newest) = self.newest else { return };
         let Some(newest_us) = self.history.get(newest).map(|sent| sent.at_us) else { return };
         self.next_of_trains = self.next_of_trains.max(self.history.first());
-        while let Some(sent) = self.history.get(self.next_of_trains).filter(|_| self.next_of_trains <= newest) {
+        while let Some(sent) = self.history.get(self.next_of_trains).filter(|_| self.next_of_trains <= newest)
+        {
             if sent.fate == Fate::Unknown && newest_us - sent.at_us < UNKNOWN_US {
                 break;
             }
@@ -281,7 +282,8 @@ impl Estimator {
             self.next_of_trains += 1;
         }
         self.next_of_losses = self.next_of_losses.max(self.history.first());
-        while let Some(sent) = self.history.get(self.next_of_losses).filter(|_| self.next_of_losses <= newest) {
+        while let Some(sent) = self.history.get(self.next_of_losses).filter(|_| self.next_of_losses <= newest)
+        {
             let wait_us = if sent.fate == Fate::Unknown { UNKNOWN_US } else { REORDERED_US };
             if newest_us - sent.at_us < wait_us {
                 break;

@@ -122,7 +122,7 @@ const RESOLUTION_US: f64 = 1_000.0;
 /// Spread by less is noise.
 const SPREAD: f64 = 1.08;
 /// Quartiles of trains that one line has spread are not further apart than this share of the median.
-const ALIKE: f64 = 0.25;
+const ALIKE: f64 = 0.5;
 /// Trains that pass this much faster than a line have another one.
 const FASTER: f64 = 1.2;
 /// Enough for a median to shrug off one wrong train.

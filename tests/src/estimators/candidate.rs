@@ -111,8 +111,11 @@ impl Goog {
             max_total_allocated_bitrate: rate(max),
             ..StreamsConfig::default()
         };
-        let config =
-            NetworkControllerConfig { constraints, stream_based_config, ..NetworkControllerConfig::default() };
+        let config = NetworkControllerConfig {
+            constraints,
+            stream_based_config,
+            ..NetworkControllerConfig::default()
+        };
         let mut goog = Self {
             controller: GoogCcNetworkController::new(config, GoogCcConfig { feedback_only: true }),
             sent: BTreeMap::new(),
@@ -226,8 +229,7 @@ impl Candidate for Goog {
         let probe = self.probes.pop_front()?;
         let pace = probe.target_data_rate.bps_float();
         let bytes = (pace * probe.target_duration.seconds_float() / 8.0) as i64;
-        let mut info =
-            PacedPacketInfo::new(probe.id, i64::from(probe.target_probe_count), bytes);
+        let mut info = PacedPacketInfo::new(probe.id, i64::from(probe.target_probe_count), bytes);
         info.send_bitrate = probe.target_data_rate;
         self.probing = Some((info, bytes, probe.target_probe_count));
         // A probe needs so many datagrams, however few bytes make up its time.

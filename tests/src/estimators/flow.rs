@@ -12,9 +12,7 @@ use crate::netem::{Link, Random};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Audio,
-    Video {
-        frame: u64,
-    },
+    Video { frame: u64 },
     Padding,
 }
 
@@ -140,10 +138,12 @@ impl Flow {
             let pace = if padding { self.padding_pace } else { None };
             let pace = pace.unwrap_or_else(|| self.candidate.pacing_rate());
             let paced = now >= self.free;
-            let queue = self.waiting.iter_mut().enumerate().find(|(i, q)| !q.is_empty() && (*i == 0 || paced));
+            let queue =
+                self.waiting.iter_mut().enumerate().find(|(i, q)| !q.is_empty() && (*i == 0 || paced));
             let Some((kind, bytes, made)) = queue.and_then(|(_, queue)| queue.pop_front()) else { break };
             // Timers are late by up to a step, which the pace makes up for.
-            self.free = self.free.max(now.saturating_sub(STEP)) + Duration::from_secs_f64(bytes as f64 * 8.0 / pace);
+            self.free =
+                self.free.max(now.saturating_sub(STEP)) + Duration::from_secs_f64(bytes as f64 * 8.0 / pace);
             let number = self.number;
             self.number += 1;
             self.candidate.handle_sent(now, number, bytes);

@@ -7,6 +7,6 @@ mod scenario;
 mod simulation;
 
 pub use self::flow::{Log, SLOT};
-pub use self::report::{EstimatorOptions, run_estimators};
+pub use self::report::{EstimatorOptions, Figures, figures, run_estimators};
 pub use self::scenario::{SCENARIOS, Scenario};
 pub use self::simulation::{Outcome, Which, run};

@@ -70,7 +70,8 @@ pub fn figures(scenario: &Scenario, outcome: &Outcome) -> Figures {
     let (from, to) = scenario.steady;
     let per_second = usize::try_from(1000 / SLOT.as_millis()).unwrap_or(1);
     let slots = from as usize * per_second..to as usize * per_second;
-    let mean = |log: &[f64]| log.get(slots.clone()).map_or(0.0, |s| s.iter().sum::<f64>() / (to - from) as f64);
+    let mean =
+        |log: &[f64]| log.get(slots.clone()).map_or(0.0, |s| s.iter().sum::<f64>() / (to - from) as f64);
     let shares: Vec<f64> = outcome.flows.iter().map(|flow| mean(&flow.arrived)).collect();
     let total: f64 = shares.iter().sum();
     let wanted = scenario.max_kbps as f64 * 1e3 * scenario.flows as f64;
@@ -83,7 +84,9 @@ pub fn figures(scenario: &Scenario, outcome: &Outcome) -> Figures {
     let within = |made: std::time::Duration| (from..to).contains(&made.as_secs());
     let mut pictures = times(outcome.flows.iter().flat_map(|f| &f.pictures), within);
     let mut sounds = times(outcome.flows.iter().flat_map(|f| &f.sounds), within);
-    let least = |flow: &Log| flow.target.get(slots.clone()).unwrap_or_default().iter().copied().fold(f64::INFINITY, f64::min);
+    let least = |flow: &Log| {
+        flow.target.get(slots.clone()).unwrap_or_default().iter().copied().fold(f64::INFINITY, f64::min)
+    };
     let sent: f64 = outcome.flows.iter().flat_map(|flow| &flow.sent).sum();
     let padding: usize = outcome.flows.iter().map(|flow| flow.padding).sum();
     let (most, fewest) = shares.iter().fold((0.0_f64, f64::INFINITY), |(m, f), s| (m.max(*s), f.min(*s)));

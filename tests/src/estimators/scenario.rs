@@ -40,8 +40,17 @@ pub const SCENARIOS: [Scenario; 20] = [
     Scenario { name: "loss 20 %", script: "0s delay=25ms loss=20%", ..BASE },
     Scenario { name: "bursts of 4, 30 %", script: "0s delay=25ms loss=30% burst=4", ..BASE },
     Scenario { name: "500k", script: "0s delay=10ms\n0s up rate=500k buffer=300ms", ..BASE },
-    Scenario { name: "500k, 700 kb/s source", script: "0s delay=10ms\n0s up rate=500k buffer=300ms", max_kbps: 700, ..BASE },
-    Scenario { name: "500k, 5 % loss", script: "0s delay=25ms loss=5%\n0s up rate=500k buffer=300ms", ..BASE },
+    Scenario {
+        name: "500k, 700 kb/s source",
+        script: "0s delay=10ms\n0s up rate=500k buffer=300ms",
+        max_kbps: 700,
+        ..BASE
+    },
+    Scenario {
+        name: "500k, 5 % loss",
+        script: "0s delay=25ms loss=5%\n0s up rate=500k buffer=300ms",
+        ..BASE
+    },
     Scenario { name: "500k, queue of 50 ms", script: "0s delay=10ms\n0s up rate=500k buffer=50ms", ..BASE },
     Scenario { name: "1M", script: "0s delay=25ms\n0s up rate=1M buffer=300ms", ..BASE },
     Scenario { name: "2M, jitter", script: "0s delay=15ms jitter=5ms\n0s up rate=2M buffer=300ms", ..BASE },
@@ -63,16 +72,25 @@ pub const SCENARIOS: [Scenario; 20] = [
         ..BASE
     },
     Scenario { name: "satellite", script: "0s delay=300ms loss=1%", ..BASE },
-    Scenario { name: "satellite, 1M", script: "0s delay=300ms loss=1%\n0s up rate=1M", seconds: 60, steady: (20, 60), ..BASE },
+    Scenario {
+        name: "satellite, 1M",
+        script: "0s delay=300ms loss=1%\n0s up rate=1M",
+        seconds: 60,
+        steady: (20, 60),
+        ..BASE
+    },
     Scenario {
         name: "outages",
         script: "0s delay=25ms\n0s up rate=1M\n15s loss=100%\n15.3s loss=0%\n25s loss=100%\n26s loss=0%",
         ..BASE
     },
+    Scenario { name: "longer route", script: "0s delay=20ms\n0s up rate=4M\n15s delay=80ms", ..BASE },
     Scenario {
-        name: "longer route",
-        script: "0s delay=20ms\n0s up rate=4M\n15s delay=80ms",
+        name: "two on 1M",
+        script: "0s delay=25ms\n0s up rate=1M buffer=300ms",
+        flows: 2,
+        seconds: 60,
+        steady: (20, 60),
         ..BASE
     },
-    Scenario { name: "two on 1M", script: "0s delay=25ms\n0s up rate=1M buffer=300ms", flows: 2, seconds: 60, steady: (20, 60), ..BASE },
 ];
