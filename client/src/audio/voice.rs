@@ -62,8 +62,8 @@ impl Voice {
     pub(super) fn receive(&mut self, now: MediaTime, id: FrameId, captured: MediaTime, payload: Bytes) {
         self.bytes += payload.len() as u64;
         self.heard_from = now;
-        let (repairs, pauses) = (codec::repairs(&payload), codec::pauses(&payload));
-        self.jitter.handle_packet(now, Packet { id, captured, repairs, pauses, payload });
+        let (reach, pauses) = (self.decoder.reach(&payload), codec::pauses(&payload));
+        self.jitter.handle_packet(now, Packet { id, captured, reach, pauses, payload });
     }
 
     /// The next 2.5 ms, asked for at `now`, to be heard at `heard`.
@@ -141,12 +141,14 @@ impl Voice {
                     }
                 }
             }
-            Tick::Conceal { repair } => {
+            Tick::Conceal { repair: Some(repair) } => {
                 let mut frame = [0.0; FRAME];
-                match repair {
-                    Some(next) => self.decoder.repair(&next, &mut frame),
-                    None => self.decoder.conceal(&mut frame),
-                }
+                self.decoder.restore(&repair.payload, repair.back, &mut frame);
+                self.append_frame(repair.captured, frame);
+            }
+            Tick::Conceal { repair: None } => {
+                let mut frame = [0.0; FRAME];
+                self.decoder.conceal(&mut frame);
                 self.append(&frame);
                 self.end = self.end.map(|end| end.offset(samples_us(FRAME as i64)));
             }
@@ -157,12 +159,16 @@ impl Voice {
     fn play(&mut self, packet: &Packet) {
         let mut frame = [0.0; FRAME];
         self.decoder.decode(&packet.payload, &mut frame);
+        self.append_frame(packet.captured, frame);
+    }
+
+    fn append_frame(&mut self, captured: MediaTime, mut frame: [f32; FRAME]) {
         if self.end.is_none() {
             // Out of silence: a short rise, for speech that starts in the middle of a wave would click.
             frame.iter_mut().take(RISE).enumerate().for_each(|(n, s)| *s *= n as f32 / RISE as f32);
         }
         self.append(&frame);
-        self.end = Some(packet.captured.offset(samples_us(FRAME as i64)));
+        self.end = Some(captured.offset(samples_us(FRAME as i64)));
     }
 
     /// Cuts a piece out of the sound that waits. With the next packet there too, longer pieces can be chosen.

@@ -121,7 +121,7 @@ fn packet(id: u32, captured: u64) -> Packet {
     Packet {
         id: FrameId(id),
         captured: MediaTime::from_micros(captured),
-        repairs: true,
+        reach: 1,
         pauses: false,
         payload: Bytes::from_static(b"sound"),
     }
