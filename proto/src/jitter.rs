@@ -12,6 +12,8 @@
 
 mod delay;
 #[cfg(test)]
+mod lossy;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -123,6 +125,8 @@ pub struct JitterBuffer {
     /// Ids that came, and ids of which at least something came.
     seen: Ids,
     known: Ids,
+    /// The newest packet with deep redundancy.
+    deep: Option<i64>,
     /// Id of the packet to play next; all before it are late.
     next: i64,
     /// When the packet to play next should have been captured; none while nothing plays.
@@ -162,9 +166,13 @@ impl JitterBuffer {
         if !self.seen.insert(id) {
             return;
         }
-        self.known.insert(id);
-        self.delays.record(now, transit);
+        if self.known.insert(id) || self.delays.lateness(transit) <= WORTH_US {
+            self.delays.record(now, transit);
+        }
         self.record_known(now, id, transit, packet.reach);
+        if packet.reach > 1 {
+            self.deep = self.deep.max(Some(id));
+        }
         if self.newest.is_none_or(|(newest, _)| id > newest) {
             self.newest = Some((id, packet.id));
         }
@@ -331,7 +339,8 @@ impl JitterBuffer {
     /// Falls silent.
     fn stop(&mut self, now: MediaTime) {
         self.playing = None;
-        self.silent = (!self.pausing && self.concealing > 0).then(|| (now, self.next + i64::from(self.starved)));
+        self.silent =
+            (!self.pausing && self.concealing > 0).then(|| (now, self.next + i64::from(self.starved)));
         (self.concealing, self.starved) = (0, 0);
     }
 
@@ -364,12 +373,12 @@ impl JitterBuffer {
 
     /// Capture-to-playout time aimed at, in microseconds between the two clocks.
     fn wanted(&self) -> i64 {
-        self.delays.target(if self.deep() { DEEP_LATE_PER_MILLE } else { LATE_PER_MILLE })
+        self.delays.target(if self.deep() { &RESTORED } else { &LOST })
     }
 
     /// Whether what comes too late is restored rather well.
     fn deep(&self) -> bool {
-        self.packets.values().rev().take(2).any(|packet| packet.reach > 1)
+        self.newest.zip(self.deep).is_some_and(|((newest, _), deep)| newest - deep < DEEP_FOR)
     }
 
     fn drop_first(&mut self) {
@@ -411,10 +420,18 @@ const URGENT_US: i64 = 60_000;
 const SHORTEN_EVERY: u32 = 5;
 /// Plays between two additions: late packets are being lost meanwhile, so faster than cutting.
 const LENGTHEN_EVERY: u32 = 2;
-/// One packet in 200 may be late: half the 1 % from which concealment is noticed in running speech.
-const LATE_PER_MILLE: usize = 5;
-/// With deep redundancy four times as many: what is late is restored, and less delay is worth more.
-const DEEP_LATE_PER_MILLE: usize = 20;
+/// Packets in a thousand that may be late, for waits of up to so many microseconds: the longer the wait, the more it is
+/// worth to be rid of it. Concealment is noticed in running speech from about 1 % on, delay from about 150 ms.
+type Bargain = [(usize, i64)];
+/// What is late is lost.
+const LOST: [(usize, i64); 4] = [(3, 60_000), (5, 100_000), (20, 200_000), (50, 400_000)];
+/// What is late is restored from deep redundancy.
+const RESTORED: [(usize, i64); 3] = [(10, 100_000), (20, 200_000), (50, 400_000)];
+/// Packets for which one with deep redundancy speaks: a second, through any run of losses.
+const DEEP_FOR: i64 = 100;
+/// A packet that is restored meanwhile is worth waiting for up to this: what is restored sounds worse, but a talk in which
+/// every answer comes later by more than that suffers more.
+const WORTH_US: i64 = 100_000;
 /// Packets before another that are counted as arriving with it: the longest target.
 const MAX_RESTORED: i64 = 40;
 /// How exactly a start meets the target: the time between two questions of a silent listener.

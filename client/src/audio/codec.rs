@@ -4,7 +4,7 @@ use bytes::Bytes;
 use vchat_proto::units::Bitrate;
 
 use super::libopus::{self, Redundancy, Setting};
-use super::protection::{Loss, Protection};
+use super::protection::{Depth, Loss, Protection};
 use super::{AudioError, FRAME};
 
 /// Turns frames into packets.
@@ -67,20 +67,20 @@ impl Encoder {
     fn apply(&mut self) -> Result<(), libopus::Error> {
         let (copies, percent, frames) = match self.protection {
             Protection::None => (false, 0, 0),
-            Protection::Copy { percent } => (true, percent, 0),
-            Protection::Deep { frames, .. } => (false, SHALLOW_PERCENT, frames),
+            Protection::Copy { percent } => (true, i32::from(percent), 0),
+            Protection::Deep(depth) => (false, SHALLOW_PERCENT, depth.frames),
         };
         self.until_deep = 0;
         self.opus.set(Setting::Bitrate(self.bps))?;
         self.opus.set(Setting::Copies(copies))?;
-        self.opus.set(Setting::Loss(i32::from(percent)))?;
+        self.opus.set(Setting::Loss(percent))?;
         self.opus.set(Setting::Redundancy(i32::from(frames)))
     }
 
     /// Encodes one frame.
     pub(super) fn encode(&mut self, frame: &[f32; FRAME]) -> Result<Bytes, AudioError> {
-        if let Protection::Deep { percent, .. } = self.protection {
-            self.alternate(percent).map_err(codec)?;
+        if let Protection::Deep(depth) = self.protection {
+            self.alternate(depth).map_err(codec)?;
         }
         let n = self.opus.encode(frame, self.buffer.as_mut_slice()).map_err(codec)?;
         let packet = Bytes::copy_from_slice(self.buffer.get(..n).unwrap_or_default());
@@ -88,16 +88,16 @@ impl Encoder {
         Ok(packet)
     }
 
-    /// Lets one packet of [`DEEP_EVERY`] carry deep redundancy, with bits of its own.
+    /// Lets one packet of several carry deep redundancy, with bits of its own.
     ///
-    /// Redundancy is as large in a packet of 10 ms as in one of 20 ms, and neighbours tell nearly the same. The encoder
-    /// puts none into a packet for which little loss is declared, but goes on to remember.
-    fn alternate(&mut self, percent: u8) -> Result<(), libopus::Error> {
+    /// Neighbours would tell nearly the same. The encoder puts none into a packet for which little loss is declared,
+    /// but goes on to remember.
+    fn alternate(&mut self, depth: Depth) -> Result<(), libopus::Error> {
         let deep = self.until_deep == 0;
-        self.until_deep = if deep { DEEP_EVERY - 1 } else { self.until_deep - 1 };
-        let (bps, percent) = if deep { (self.bps + DEEP_BPS, percent) } else { (self.bps, SHALLOW_PERCENT) };
+        self.until_deep = if deep { depth.every } else { self.until_deep } - 1;
+        let (bps, percent) = if deep { (self.bps + depth.bps, DEEP_PERCENT) } else { (self.bps, SHALLOW_PERCENT) };
         self.opus.set(Setting::Bitrate(bps))?;
-        self.opus.set(Setting::Loss(i32::from(percent)))
+        self.opus.set(Setting::Loss(percent))
     }
 
     /// A packet without sound that announces a pause: the first byte of the last packet alone, which RFC 6716
@@ -185,11 +185,11 @@ const START_BPS: i32 = 32_000;
 /// Below, speech is no longer full-band; above, nobody hears the difference (RFC 7587 section 3.1.1).
 const MIN_BPS: i32 = 16_000;
 const MAX_BPS: i32 = 40_000;
-/// Packets to one with deep redundancy: 20 ms, the frame that it was made for.
-const DEEP_EVERY: u32 = 2;
-/// Loss declared for the others: too little for the encoder to put redundancy into them.
-const SHALLOW_PERCENT: u8 = 1;
-const DEEP_BPS: i32 = 32_000;
+/// Loss declared for packets with deep redundancy: from this on the encoder gives it all that it asks for (measured).
+const DEEP_PERCENT: i32 = 25;
+/// Loss declared for the others: too little for the encoder to put redundancy into them, enough to code the high band
+/// with some independence of lost packets.
+const SHALLOW_PERCENT: i32 = 3;
 /// A second is the most that a packet can hold.
 const MOST_RESTORED: usize = 100;
 
@@ -293,37 +293,51 @@ mod tests {
         assert!(!pauses(&packet) && pauses(&encoder.pause()) && pauses(&[]));
         decoder.decode(&encoder.pause(), &mut out);
     }
+
     #[test]
     fn probe() {
         let mut r = hound::WavReader::open("/tmp/sp/a48.wav").expect("wav");
         let pcm: Vec<f32> = r.samples::<i16>().map(|s| f32::from(s.expect("s")) / 32768.0).collect();
         let fr: Vec<[f32; FRAME]> = pcm.as_chunks::<FRAME>().0.to_vec();
-        for (bps, loss, dur, every) in [(24_000, 0, 0, 1), (32_000, 0, 0, 1), (32_000, 20, 20, 1), (32_000,20,20,2),(32_000,20,50,2),(32_000,20,100,2),(48_000,20,20,2),(48_000,20,50,2),(48_000,20,100,2),(64_000,20,20,2),(64_000,20,50,2),(64_000,20,100,2),(64_000,20,100,4)] {
-            let mut e = libopus::Encoder::new().expect("e");
-            e.set(Setting::Complexity(10)).expect("c");
-            e.set(Setting::Redundancy(dur)).expect("d");
+        for kbps in [16, 24, 32, 40] {
+        for (percent, burst_ms) in [(0, 0), (5, 10), (10, 12), (10,40), (10,100)] {
+            let mut e = Encoder::new().expect("e");
+            e.adapt(Bitrate::from_kbps(kbps), Loss { percent, burst_ms });
             let mut red = libopus::Redundancy::new().expect("r");
-            let mut buf = [0_u8; MAX_PACKET];
             let (mut with, mut without, mut nw, mut nwo, mut reach) = (0, 0, 0, 0, 0);
             let mut toc = std::collections::BTreeMap::new();
-            let (mut t, mut tr, mut worst) = (std::time::Duration::ZERO, std::time::Duration::ZERO, std::time::Duration::ZERO);
+            let mut t = std::time::Duration::ZERO;
             for (n, f) in fr.iter().enumerate() {
-                let deep = n % every == 0;
-                e.set(Setting::Loss(if deep { loss } else { loss.min(1) })).expect("l");
-                e.set(Setting::Bitrate(if deep { bps } else { bps.min(32_000) })).expect("b");
                 let s = std::time::Instant::now();
-                let len = e.encode(f, &mut buf).expect("enc");
-                t += s.elapsed(); worst = worst.max(s.elapsed());
-                let s = std::time::Instant::now();
-                let got = red.reach(&buf[..len], 100);
-                tr += s.elapsed();
+                let packet = e.encode(f).expect("enc");
+                t += s.elapsed();
+                let got = red.reach(&packet, 100);
                 if n < 200 { continue; }
-                *toc.entry(buf[0] >> 3).or_insert(0) += 1;
-                if got > 0 { with += len; nw += 1; reach += got; } else { without += len; nwo += 1; }
+                *toc.entry(packet[0] >> 3).or_insert(0) += 1;
+                if got > 0 { with += packet.len(); nw += 1; reach += got; } else { without += packet.len(); nwo += 1; }
             }
             let n = fr.len() - 200;
-            eprintln!("bps {bps} loss {loss} dur {dur} every {every}: {:.1} kb/s; with {nw} x {} B reach {} ; without {nwo} x {} B; encode {:?} worst {worst:?} reach {:?} toc {toc:?}",
-                (with + without) as f64 * 0.8 / n as f64, with / nw.max(1), reach / nw.max(1), without / nwo.max(1), t / fr.len() as u32, tr / fr.len() as u32);
+            eprintln!("kbps {kbps} loss {percent} burst {burst_ms}: {:.1} kb/s; with {nw} x {} B reach {} ; without {nwo} x {} B; encode {:?} toc {toc:?}",
+                (with + without) as f64 * 0.8 / n as f64, with / nw.max(1), reach / nw.max(1), without / nwo.max(1), t / fr.len() as u32);
+        }}
+        for lost in [1_usize, 3, 10] {
+            let mut e = Encoder::new().expect("e");
+            e.adapt(Bitrate::from_kbps(32), Loss { percent: 10, burst_ms: 40 });
+            let packets: Vec<Bytes> = fr.iter().map(|f| e.encode(f).expect("enc")).collect();
+            let mut d = Decoder::new().expect("d");
+            let mut out = [0.0; FRAME];
+            let (mut td, mut nd, mut tr, mut nr, mut tc, mut nc) = (std::time::Duration::ZERO, 0, std::time::Duration::ZERO, 0, std::time::Duration::ZERO, 0);
+            let (mut worst, mut worst_c) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
+            for (n, p) in packets.iter().enumerate() {
+                let s = std::time::Instant::now();
+                if n > 100 && n % 20 < lost {
+                    let k = (n / 20 * 20 + lost .. n/20*20 + lost + 4).find(|&k| k < packets.len() && d.reach(&packets[k]) as usize >= k - n);
+                    let s = std::time::Instant::now();
+                    if let Some(k) = k { d.restore(&packets[k], (k - n) as u32, &mut out); tr += s.elapsed(); worst = worst.max(s.elapsed()); nr += 1; }
+                    else { d.conceal(&mut out); tc += s.elapsed(); worst_c = worst_c.max(s.elapsed()); nc += 1; }
+                } else { d.decode(p, &mut out); td += s.elapsed(); nd += 1; }
+            }
+            eprintln!("lost {lost} of 20: decode {:?}, restore {nr} x {:?} worst {worst:?}, conceal {nc} x {:?} worst {worst_c:?}", td / nd, tr / nr.max(1), tc / nc.max(1));
         }
     }
 }

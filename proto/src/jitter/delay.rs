@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::LATE_PER_MILLE;
+use super::{Bargain, LOST};
 use crate::units::MediaTime;
 
 /// Transit times (arrival minus capture, in microseconds, between two clocks that need not agree) of the last seconds.
@@ -34,7 +34,7 @@ impl Delays {
         let gap = self.last.map_or(0, |(last, _)| now.micros_since(last));
         self.last = Some((now, transit));
         if gap > STALE_US {
-            self.prior = Some(self.jitter(LATE_PER_MILLE));
+            self.prior = Some(self.jitter(&LOST));
             self.window.clear();
             self.sorted.clear();
         }
@@ -67,9 +67,7 @@ impl Delays {
     /// one event, and its packets come late together. Outages that return often are waited for all the same.
     fn is_counted(&mut self, now: MediaTime, transit: i64) -> bool {
         let Some((ended, counted)) = self.outage else { return false };
-        let Some(base) = self.base() else { return false };
-        let late = transit.saturating_sub(base);
-        let during = late > now.micros_since(ended);
+        let during = self.lateness(transit) > now.micros_since(ended);
         self.outage = Some((ended, counted || during));
         during && counted
     }
@@ -79,18 +77,31 @@ impl Delays {
         self.sorted.first().copied()
     }
 
-    /// Capture-to-playout time to aim at, so that about that many packets in a thousand are late.
-    pub(super) fn target(&self, late_per_mille: usize) -> i64 {
+    /// How much longer than the fastest of the window a packet took.
+    pub(super) fn lateness(&self, transit: i64) -> i64 {
+        transit.saturating_sub(self.base().unwrap_or(transit))
+    }
+
+    /// Capture-to-playout time to aim at.
+    pub(super) fn target(&self, bargain: &Bargain) -> i64 {
         let Some(base) = self.base() else { return 0 };
-        base.saturating_add(self.jitter(late_per_mille).clamp(MIN_US, MAX_US))
+        base.saturating_add(self.jitter(bargain).clamp(MIN_US, MAX_US))
     }
 
     /// How much longer than the fastest way packets may take, to be in time.
-    fn jitter(&self, late_per_mille: usize) -> i64 {
+    fn jitter(&self, bargain: &Bargain) -> i64 {
         let Some(base) = self.base() else { return self.prior.unwrap_or(START_US) };
-        let rank = self.sorted.len() - self.sorted.len() * late_per_mille.min(1000) / 1000;
-        let slow = self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or(base);
-        let seen = slow.saturating_sub(base).saturating_add(GUARD_US);
+        let mut seen = MAX_US;
+        let mut least = 0;
+        for &(late_per_mille, most) in bargain {
+            let rank = self.sorted.len() - self.sorted.len() * late_per_mille.min(1000) / 1000;
+            let slow = self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or(base);
+            seen = slow.saturating_sub(base).saturating_add(GUARD_US).max(least);
+            if seen <= most {
+                break;
+            }
+            least = most;
+        }
         if self.sorted.len() < ENOUGH { seen.max(self.prior.unwrap_or(START_US)) } else { seen }
     }
 

@@ -62,5 +62,5 @@ pub fn jitter(data: &[u8]) {
     assert!(rest.is_some(), "sound that never ends: {:?}", buffer.stats());
 }
 
-/// Each packet may have a hole before it that is concealed for ten ticks at most.
-const PATIENCE: usize = MAX_PACKETS * 11 + 11;
+/// Each packet may have a hole before it that is concealed for ten ticks, and restored for as many as the packet reaches.
+const PATIENCE: usize = MAX_PACKETS * (11 + u8::MAX as usize) + 11;
