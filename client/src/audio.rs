@@ -24,6 +24,8 @@ mod resample;
 mod sink;
 mod source;
 mod spec;
+#[cfg(test)]
+mod speech;
 mod stretch;
 mod voice;
 
@@ -31,8 +33,8 @@ use std::path::PathBuf;
 
 pub use self::capture::{AudioPacket, Capture};
 pub use self::device::{DeviceInfo, Devices, devices};
-pub use self::protection::Loss;
 pub use self::playback::{Heard, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
+pub use self::protection::Loss;
 pub use self::source::tone;
 pub use self::spec::{MicSpec, SpeakerSpec, SpecError};
 

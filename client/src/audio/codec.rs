@@ -37,8 +37,15 @@ impl Encoder {
             opus.set(Setting::Complexity(COMPLEXITY))?;
             let lookahead = opus.lookahead()?;
             let (protection, bps) = (Protection::default(), START_BPS);
-            let mut encoder =
-                Self { opus, buffer: Box::new([0; MAX_PACKET]), lookahead, toc: 0, bps, protection, until_deep: 0 };
+            let mut encoder = Self {
+                opus,
+                buffer: Box::new([0; MAX_PACKET]),
+                lookahead,
+                toc: 0,
+                bps,
+                protection,
+                until_deep: 0,
+            };
             encoder.apply()?;
             Ok::<_, libopus::Error>(encoder)
         };
@@ -95,7 +102,8 @@ impl Encoder {
     fn alternate(&mut self, depth: Depth) -> Result<(), libopus::Error> {
         let deep = self.until_deep == 0;
         self.until_deep = if deep { depth.every } else { self.until_deep } - 1;
-        let (bps, percent) = if deep { (self.bps + depth.bps, DEEP_PERCENT) } else { (self.bps, SHALLOW_PERCENT) };
+        let (bps, percent) =
+            if deep { (self.bps + depth.bps, DEEP_PERCENT) } else { (self.bps, SHALLOW_PERCENT) };
         self.opus.set(Setting::Bitrate(bps))?;
         self.opus.set(Setting::Loss(percent))
     }
@@ -196,7 +204,7 @@ const MOST_RESTORED: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audio::RATE;
+    use crate::audio::{RATE, speech};
 
     /// A voice-like sound: harmonics of 120 Hz whose loudness swings four times a second.
     fn voice(n: usize) -> f32 {
@@ -294,50 +302,62 @@ mod tests {
         decoder.decode(&encoder.pause(), &mut out);
     }
 
+    /// Energy in dB of each frame.
+    fn contour(sound: &[[f32; FRAME]]) -> Vec<f32> {
+        sound.iter().map(|frame| 10.0 * (frame.iter().map(|s| s * s).sum::<f32>() + 1e-4).log10()).collect()
+    }
+
     #[test]
-    fn probe() {
-        let mut r = hound::WavReader::open("/tmp/sp/a48.wav").expect("wav");
-        let pcm: Vec<f32> = r.samples::<i16>().map(|s| f32::from(s.expect("s")) / 32768.0).collect();
-        let fr: Vec<[f32; FRAME]> = pcm.as_chunks::<FRAME>().0.to_vec();
-        for kbps in [16, 24, 32, 40] {
-        for (percent, burst_ms) in [(0, 0), (5, 10), (10, 12), (10,40), (10,100)] {
-            let mut e = Encoder::new().expect("e");
-            e.adapt(Bitrate::from_kbps(kbps), Loss { percent, burst_ms });
-            let mut red = libopus::Redundancy::new().expect("r");
-            let (mut with, mut without, mut nw, mut nwo, mut reach) = (0, 0, 0, 0, 0);
-            let mut toc = std::collections::BTreeMap::new();
-            let mut t = std::time::Duration::ZERO;
-            for (n, f) in fr.iter().enumerate() {
-                let s = std::time::Instant::now();
-                let packet = e.encode(f).expect("enc");
-                t += s.elapsed();
-                let got = red.reach(&packet, 100);
-                if n < 200 { continue; }
-                *toc.entry(packet[0] >> 3).or_insert(0) += 1;
-                if got > 0 { with += packet.len(); nw += 1; reach += got; } else { without += packet.len(); nwo += 1; }
+    fn bursts_are_restored_from_deep_redundancy() {
+        let mut encoder = Encoder::new().expect("encoder");
+        encoder.adapt(Bitrate::from_kbps(32), Loss { percent: 10, burst_ms: 40 });
+        let speech = speech::frames(6);
+        let packets: Vec<Bytes> = speech.iter().map(|f| encoder.encode(f).expect("encodes")).collect();
+        let mut look = Decoder::new().expect("decoder");
+        let reach: Vec<u32> = packets.iter().map(|p| look.reach(p)).collect();
+        let deep = reach[200..].iter().filter(|&&r| r >= 20).count();
+        assert!((100..=150).contains(&deep), "one packet of three of 400: {deep}");
+        // Of each 250 ms, 100 ms are lost. `near` is how far off the loudness of those frames is, in dB on average.
+        let lost = |n: usize| n >= 200 && n % 25 < 10;
+        let near = |restored: bool| {
+            let (mut whole, mut decoder) =
+                (Decoder::new().expect("decoder"), Decoder::new().expect("decoder"));
+            let (mut truth, mut heard) = (Vec::new(), Vec::new());
+            for (n, packet) in packets.iter().enumerate() {
+                let (mut right, mut out) = ([0.0; FRAME], [0.0; FRAME]);
+                whole.decode(packet, &mut right);
+                let after = (n..packets.len()).find(|&m| !lost(m) && reach[m] as usize >= m - n);
+                match after.filter(|_| restored) {
+                    _ if !lost(n) => decoder.decode(packet, &mut out),
+                    Some(m) => decoder.restore(&packets[m], (m - n) as u32, &mut out),
+                    None => decoder.conceal(&mut out),
+                }
+                if lost(n) {
+                    (truth.push(right), heard.push(out));
+                }
             }
-            let n = fr.len() - 200;
-            eprintln!("kbps {kbps} loss {percent} burst {burst_ms}: {:.1} kb/s; with {nw} x {} B reach {} ; without {nwo} x {} B; encode {:?} toc {toc:?}",
-                (with + without) as f64 * 0.8 / n as f64, with / nw.max(1), reach / nw.max(1), without / nwo.max(1), t / fr.len() as u32);
-        }}
-        for lost in [1_usize, 3, 10] {
-            let mut e = Encoder::new().expect("e");
-            e.adapt(Bitrate::from_kbps(32), Loss { percent: 10, burst_ms: 40 });
-            let packets: Vec<Bytes> = fr.iter().map(|f| e.encode(f).expect("enc")).collect();
-            let mut d = Decoder::new().expect("d");
-            let mut out = [0.0; FRAME];
-            let (mut td, mut nd, mut tr, mut nr, mut tc, mut nc) = (std::time::Duration::ZERO, 0, std::time::Duration::ZERO, 0, std::time::Duration::ZERO, 0);
-            let (mut worst, mut worst_c) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
-            for (n, p) in packets.iter().enumerate() {
-                let s = std::time::Instant::now();
-                if n > 100 && n % 20 < lost {
-                    let k = (n / 20 * 20 + lost .. n/20*20 + lost + 4).find(|&k| k < packets.len() && d.reach(&packets[k]) as usize >= k - n);
-                    let s = std::time::Instant::now();
-                    if let Some(k) = k { d.restore(&packets[k], (k - n) as u32, &mut out); tr += s.elapsed(); worst = worst.max(s.elapsed()); nr += 1; }
-                    else { d.conceal(&mut out); tc += s.elapsed(); worst_c = worst_c.max(s.elapsed()); nc += 1; }
-                } else { d.decode(p, &mut out); td += s.elapsed(); nd += 1; }
-            }
-            eprintln!("lost {lost} of 20: decode {:?}, restore {nr} x {:?} worst {worst:?}, conceal {nc} x {:?} worst {worst_c:?}", td / nd, tr / nr.max(1), tc / nc.max(1));
+            let (truth, heard) = (contour(&truth), contour(&heard));
+            truth.iter().zip(&heard).map(|(a, b)| (a - b).abs()).sum::<f32>() / truth.len() as f32
+        };
+        assert!(near(true) * 2.0 < near(false), "{} against {} dB", near(true), near(false));
+    }
+
+    #[test]
+    fn deep_redundancy_has_bits_of_its_own_and_the_sound_keeps_its_band() {
+        let speech = speech::frames(6);
+        let size = |loss| {
+            let mut encoder = Encoder::new().expect("encoder");
+            encoder.adapt(Bitrate::from_kbps(32), loss);
+            let packets: Vec<Bytes> = speech.iter().map(|f| encoder.encode(f).expect("encodes")).collect();
+            let settled = &packets[200..];
+            let switches = settled.windows(2).filter(|w| w[0][0] >> 3 != w[1][0] >> 3).count();
+            assert!(switches <= 8, "{switches} changes of mode or band in 4 s, {loss:?}");
+            settled.iter().map(Bytes::len).sum::<usize>() as f64 * 8.0 / settled.len() as f64 / 10.0
+        };
+        let bare = size(Loss::default());
+        for burst_ms in [10, 40, 100] {
+            let more = size(Loss { percent: 10, burst_ms }) - bare;
+            assert!((10.0..28.0).contains(&more), "{more} kb/s for bursts of {burst_ms} ms");
         }
     }
 }

@@ -259,8 +259,7 @@ impl Error {
 /// Samples in a packet; none when it is none.
 pub(super) fn packet_samples(packet: &[u8]) -> Option<usize> {
     // SAFETY: pointer and length are those of `packet`.
-    let samples =
-        unsafe { ffi::opus_packet_get_nb_samples(packet.as_ptr(), length(packet), RATE as c_int) };
+    let samples = unsafe { ffi::opus_packet_get_nb_samples(packet.as_ptr(), length(packet), RATE as c_int) };
     usize::try_from(samples).ok()
 }
 
