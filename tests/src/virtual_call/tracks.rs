@@ -177,8 +177,8 @@ impl Voice {
 
     pub(super) fn handle(&mut self, now: MediaTime, media: &Media) {
         let (id, captured) = (media.header.frame, media.header.captured);
-        let (repairs, pauses, payload) = (true, false, media.payload());
-        self.buffer.handle_packet(now, Packet { id, captured, repairs, pauses, payload });
+        let (reach, pauses, payload) = (1, false, media.payload());
+        self.buffer.handle_packet(now, Packet { id, captured, reach, pauses, payload });
     }
 
     /// When the sound decoded so far is over.
