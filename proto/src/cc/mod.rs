@@ -275,7 +275,8 @@ impl Estimator {
         let Some(newest_us) = self.history.get(newest).map(|sent| sent.at_us) else { return };
         let target = self.control.target();
         self.next_of_trains = self.next_of_trains.max(self.history.first());
-        while let Some(sent) = self.history.get(self.next_of_trains).filter(|_| self.next_of_trains <= newest) {
+        while let Some(sent) = self.history.get(self.next_of_trains).filter(|_| self.next_of_trains <= newest)
+        {
             if sent.fate == Fate::Unknown && newest_us - sent.at_us < UNKNOWN_US {
                 break;
             }
@@ -283,7 +284,8 @@ impl Estimator {
             self.next_of_trains += 1;
         }
         self.next_of_losses = self.next_of_losses.max(self.history.first());
-        while let Some(sent) = self.history.get(self.next_of_losses).filter(|_| self.next_of_losses <= newest) {
+        while let Some(sent) = self.history.get(self.next_of_losses).filter(|_| self.next_of_losses <= newest)
+        {
             let wait_us = if sent.fate == Fate::Unknown { UNKNOWN_US } else { REORDERED_US };
             if newest_us - sent.at_us < wait_us {
                 break;

@@ -51,7 +51,9 @@ impl Trains {
         let Fate::Arrived(arrived_us) = sent.fate else { return self.close() };
         if let Some(open) = &mut self.open {
             let fair_us = f64::from(open.last.bytes) * 8e6 / (FASTER * target.max(1.0));
-            if (sent.at_us - open.last.at_us) as f64 <= fair_us + SLACK_US && arrived_us >= open.last_arrived_us {
+            if (sent.at_us - open.last.at_us) as f64 <= fair_us + SLACK_US
+                && arrived_us >= open.last_arrived_us
+            {
                 open.bytes += u64::from(sent.bytes);
                 open.last = sent;
                 open.last_arrived_us = arrived_us;
@@ -59,7 +61,8 @@ impl Trains {
             }
             self.close();
         }
-        self.open = Some(Open { sent_us: sent.at_us, arrived_us, last: sent, last_arrived_us: arrived_us, bytes: 0 });
+        self.open =
+            Some(Open { sent_us: sent.at_us, arrived_us, last: sent, last_arrived_us: arrived_us, bytes: 0 });
     }
 
     /// What the last trains say; `None` until there are enough.
