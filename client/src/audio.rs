@@ -15,13 +15,17 @@ mod capture;
 mod codec;
 mod device;
 mod level;
+mod libopus;
 mod limiter;
 mod mixer;
 mod playback;
+mod protection;
 mod resample;
 mod sink;
 mod source;
 mod spec;
+#[cfg(test)]
+mod speech;
 mod stretch;
 mod voice;
 
@@ -30,6 +34,7 @@ use std::path::PathBuf;
 pub use self::capture::{AudioPacket, Capture};
 pub use self::device::{DeviceInfo, Devices, devices};
 pub use self::playback::{Heard, PeerAudio, Playback, PlaybackHandle, PlaybackStats};
+pub use self::protection::Loss;
 pub use self::source::tone;
 pub use self::spec::{MicSpec, SpeakerSpec, SpecError};
 

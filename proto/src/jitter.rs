@@ -12,6 +12,8 @@
 
 mod delay;
 #[cfg(test)]
+mod lossy;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,8 +32,9 @@ pub struct Packet {
     pub id: FrameId,
     /// When the first sample was captured, on the sender's clock.
     pub captured: MediaTime,
-    /// Whether the payload also carries a coarse copy of the packet before (in-band FEC).
-    pub repairs: bool,
+    /// How many packets before this one can be restored from it, coarsely: 1 with in-band FEC, more with deep
+    /// redundancy.
+    pub reach: u32,
     /// Whether the sender sends nothing for a while after this packet (muted, silence).
     pub pauses: bool,
     /// The coded sound, opaque here.
@@ -48,13 +51,24 @@ pub enum Tick {
         /// How to bend its sound.
         stretch: Stretch,
     },
-    /// The packet is lost or late: hide the hole, with the coarse copy in `repair` if there is one.
+    /// The packet is lost or late: hide the hole, from what is known of it if anything is.
     Conceal {
-        /// Payload of the packet after the missing one, to be decoded for its in-band FEC.
-        repair: Option<Bytes>,
+        /// Where the missing sound can be restored from.
+        repair: Option<Repair>,
     },
     /// Nothing to play: the speaker is silent or the buffer fills. Ask again as soon as more output is wanted.
     Silence,
+}
+
+/// A later packet that tells what was in a missing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Payload of the later packet.
+    pub payload: Bytes,
+    /// How many packets before it the missing one is; at most its [`Packet::reach`].
+    pub back: u32,
+    /// When the missing sound was captured.
+    pub captured: MediaTime,
 }
 
 /// How the sound of a packet should be bent to move the delay towards its target.
@@ -81,11 +95,11 @@ pub enum Stretch {
 pub struct Stats {
     /// Packets played.
     pub played: u64,
-    /// Gaps of 10 ms hidden without any data.
+    /// Gaps of 10 ms hidden without any data, or left silent since nothing had come for long.
     pub concealed: u64,
-    /// Gaps of 10 ms filled from the next packet's in-band FEC.
+    /// Gaps of 10 ms filled from what a later packet tells of them.
     pub repaired: u64,
-    /// Packets that came after their turn.
+    /// Packets that came after their turn; copies of packets that had come before are none.
     pub late: u64,
     /// Packets that had to go because the buffer was full or the delay too long at the start of a sentence.
     pub dropped: u64,
@@ -108,21 +122,28 @@ pub struct JitterBuffer {
     packets: BTreeMap<i64, Packet>,
     /// The packet with the highest id so far.
     newest: Option<(i64, FrameId)>,
+    /// Ids that came, and ids of which at least something came.
+    seen: Ids,
+    known: Ids,
+    /// The newest packet with deep redundancy.
+    deep: Option<i64>,
     /// Id of the packet to play next; all before it are late.
     next: i64,
     /// When the packet to play next should have been captured; none while nothing plays.
     playing: Option<MediaTime>,
-    /// Ticks concealed since the last packet.
+    /// Ticks concealed without any data since the last sound.
     concealing: u32,
+    /// Those of them in which not even a later packet was there: `next` stands still meanwhile.
+    starved: u32,
     /// Whether the last packet played announced a pause.
     pausing: bool,
+    /// Since when nothing was left to play, with no pause announced, and the packet that was due then.
+    silent: Option<(MediaTime, i64)>,
     delays: Delays,
     /// Capture-to-playout times of the last packets (µs, between two clocks), moved along with each stretch.
     waits: VecDeque<i64>,
     /// Plays since the last hint to stretch.
     since_hint: u32,
-    /// Share of packets lost lately, in parts per million.
-    loss_ppm: u64,
     stats: Stats,
 }
 
@@ -133,7 +154,7 @@ impl JitterBuffer {
         Self::default()
     }
 
-    /// Takes a packet that arrived at `now`. Duplicates and packets that come too late are dropped.
+    /// Takes a packet that arrived at `now`. Copies of packets that came and packets that come too late are dropped.
     pub fn handle_packet(&mut self, now: MediaTime, packet: Packet) {
         let transit = now.micros_since(packet.captured);
         let id = match self.newest {
@@ -142,10 +163,16 @@ impl JitterBuffer {
             }
             _ => self.restart(packet.id),
         };
-        if self.packets.contains_key(&id) {
+        if !self.seen.insert(id) {
             return;
         }
-        self.delays.record(now, transit);
+        if self.known.insert(id) || self.delays.lateness(transit) <= WORTH_US {
+            self.delays.record(now, transit);
+        }
+        self.record_known(now, id, transit, packet.reach);
+        if packet.reach > 1 {
+            self.deep = self.deep.max(Some(id));
+        }
         if self.newest.is_none_or(|(newest, _)| id > newest) {
             self.newest = Some((id, packet.id));
         }
@@ -162,23 +189,22 @@ impl JitterBuffer {
     /// Decides on the next 10 ms of output, wanted at `now`.
     pub fn tick(&mut self, now: MediaTime) -> Tick {
         let Some(due) = self.playing else { return self.start(now) };
-        let Some((&id, packet)) = self.packets.first_key_value() else { return self.starve() };
+        let Some((&id, packet)) = self.packets.first_key_value() else { return self.starve(now) };
         let missing = id - self.next;
         let paused = packet.captured.micros_since(due) - missing * FRAME_US;
         if paused > PAUSE_US || self.concealing >= MAX_CONCEALED {
-            self.playing = None;
+            self.stop(now);
             return self.start(now);
         }
-        // With a frame concealed already, a packet whose time has come is played and the hole before it forgotten.
-        let early = self.wanted() - now.micros_since(packet.captured) > FRAME_US / 2;
-        if missing == 0 || (self.concealing > 0 && !early) {
-            return self.play(now);
+        if missing > 0 && self.starved > 0 {
+            // A part of the hole has been hidden already; what is left is the time until the packet should be heard.
+            let lead = self.wanted() - now.micros_since(packet.captured);
+            let left = ((lead + FRAME_US / 2) / FRAME_US).clamp(0, missing);
+            self.playing = Some(packet.captured.offset(-left * FRAME_US));
+            self.next = id - left;
         }
-        let repair = (missing == 1 && packet.repairs).then(|| packet.payload.clone());
-        self.next += 1;
-        self.playing = Some(due + FRAME);
-        self.count_loss(1);
-        self.conceal(repair)
+        self.starved = 0;
+        if self.next == id { self.play(now) } else { self.fill() }
     }
 
     /// Tells that the last sound was made longer (or shorter, when negative) by `us` microseconds.
@@ -215,57 +241,115 @@ impl JitterBuffer {
     fn restart(&mut self, id: FrameId) -> i64 {
         let id = i64::from(id.0);
         *self = Self { next: i64::MIN, stats: self.stats, ..Self::default() };
-        self.newest = None;
+        // What came before the first packet is not missing.
+        self.known = Ids { newest: Some(id - 1), bits: u128::MAX };
         id
     }
 
+    /// Counts packets that did not come as arriving now, if this one tells what was in them: it is worth to wait as long.
+    fn record_known(&mut self, now: MediaTime, id: i64, transit: i64, reach: u32) {
+        for back in (1..=i64::from(reach).min(MAX_RESTORED)).rev() {
+            if self.known.insert(id - back) {
+                self.delays.record(now, transit.saturating_add(back * FRAME_US));
+            }
+        }
+    }
+
     /// Begins (again) once the first packet has waited for the target; skips packets that are older than needed.
+    ///
+    /// After a hole, what the packet tells of the sound before it is heard while it waits.
     fn start(&mut self, now: MediaTime) -> Tick {
         let wanted = self.wanted();
-        let ready = |packet: &Packet| now.micros_since(packet.captured) >= wanted;
-        while self.packets.values().nth(1).is_some_and(ready) {
+        let lead = |packet: &Packet| wanted - now.micros_since(packet.captured);
+        while self.packets.values().nth(1).is_some_and(|packet| lead(packet) <= 0) {
             self.drop_first();
         }
-        if self.packets.values().next().is_some_and(ready) { self.play(now) } else { Tick::Silence }
+        let Some((&id, packet)) = self.packets.first_key_value() else { return Tick::Silence };
+        let lead = lead(packet);
+        if lead <= 0 {
+            self.count_silence(now, id);
+            return self.play(now);
+        }
+        let (back, early) = (lead / FRAME_US, lead % FRAME_US);
+        let missed = self.silent.is_some_and(|(_, due)| back > 0 && due <= id - back);
+        if !missed || early > GRAIN_US || self.repair(id - back).is_none() {
+            return Tick::Silence;
+        }
+        self.playing = Some(packet.captured.offset(-back * FRAME_US));
+        self.count_silence(now, id - back);
+        self.next = id - back;
+        self.waits.clear();
+        self.fill()
     }
 
     /// Plays the first packet.
     fn play(&mut self, now: MediaTime) -> Tick {
         let Some((id, packet)) = self.packets.pop_first() else { return Tick::Silence };
-        let fresh = self.playing.is_none();
-        self.count_loss(if fresh { 0 } else { id - self.next });
-        self.next = id + 1;
-        self.playing = Some(packet.captured + FRAME);
-        self.concealing = 0;
-        self.pausing = packet.pauses;
-        if fresh {
+        if self.playing.is_none() {
             self.waits.clear();
         }
+        self.next = id + 1;
+        self.playing = Some(packet.captured + FRAME);
+        (self.concealing, self.starved) = (0, 0);
+        self.pausing = packet.pauses;
         if self.waits.len() == WAITS {
             self.waits.pop_front();
         }
         self.waits.push_back(now.micros_since(packet.captured));
         self.stats.played += 1;
-        self.loss_ppm -= self.loss_ppm / LOSS_MEMORY;
         Tick::Play { packet, stretch: self.stretch() }
     }
 
-    /// Nothing is there to play.
-    fn starve(&mut self) -> Tick {
-        if self.pausing || self.concealing >= MAX_CONCEALED {
-            self.playing = None;
-            return Tick::Silence;
-        }
-        self.conceal(None)
-    }
-
-    fn conceal(&mut self, repair: Option<Bytes>) -> Tick {
-        self.concealing += 1;
-        match repair {
-            Some(_) => self.stats.repaired += 1,
-            None => self.stats.concealed += 1,
+    /// Stands in for the next packet, which is missing while a later one is there.
+    fn fill(&mut self) -> Tick {
+        let repair = self.repair(self.next);
+        self.next += 1;
+        self.playing = self.playing.map(|due| due + FRAME);
+        if repair.is_some() {
+            self.concealing = 0;
+            self.stats.repaired += 1;
+        } else {
+            self.concealing += 1;
+            self.stats.concealed += 1;
         }
         Tick::Conceal { repair }
+    }
+
+    /// What a later packet tells of that one: the nearest knows it best.
+    fn repair(&self, id: i64) -> Option<Repair> {
+        self.packets.iter().find_map(|(&later, packet)| {
+            let back = u32::try_from(later - id).ok().filter(|&back| back <= packet.reach)?;
+            let captured = packet.captured.offset(-i64::from(back) * FRAME_US);
+            Some(Repair { payload: packet.payload.clone(), back, captured })
+        })
+    }
+
+    /// Nothing is there to play.
+    fn starve(&mut self, now: MediaTime) -> Tick {
+        if self.pausing || self.concealing >= MAX_CONCEALED {
+            self.stop(now);
+            return Tick::Silence;
+        }
+        self.starved += 1;
+        self.concealing += 1;
+        self.stats.concealed += 1;
+        Tick::Conceal { repair: None }
+    }
+
+    /// Falls silent.
+    fn stop(&mut self, now: MediaTime) {
+        self.playing = None;
+        self.silent =
+            (!self.pausing && self.concealing > 0).then(|| (now, self.next + i64::from(self.starved)));
+        (self.concealing, self.starved) = (0, 0);
+    }
+
+    /// Playing goes on with packet `id`: the silence before it was sound that is missing, as far as packets are.
+    fn count_silence(&mut self, now: MediaTime, id: i64) {
+        if let Some((since, due)) = self.silent.take() {
+            let frames = (now.micros_since(since) / FRAME_US).min(id - due).max(0);
+            self.stats.concealed += frames.unsigned_abs();
+        }
     }
 
     /// Compares the shortest recent wait with the target.
@@ -289,14 +373,12 @@ impl JitterBuffer {
 
     /// Capture-to-playout time aimed at, in microseconds between the two clocks.
     fn wanted(&self) -> i64 {
-        let repair = if self.loss_ppm > LOSS_WORTH_A_FRAME_PPM { FRAME_US } else { 0 };
-        self.delays.target().saturating_add(repair)
+        self.delays.target(if self.deep() { &RESTORED } else { &LOST })
     }
 
-    fn count_loss(&mut self, packets: i64) {
-        for _ in 0..packets.clamp(0, i64::from(MAX_CONCEALED)) {
-            self.loss_ppm += (1_000_000 - self.loss_ppm.min(1_000_000)) / LOSS_MEMORY;
-        }
+    /// Whether what comes too late is restored rather well.
+    fn deep(&self) -> bool {
+        self.newest.zip(self.deep).is_some_and(|((newest, _), deep)| newest - deep < DEEP_FOR)
     }
 
     fn drop_first(&mut self) {
@@ -338,7 +420,41 @@ const URGENT_US: i64 = 60_000;
 const SHORTEN_EVERY: u32 = 5;
 /// Plays between two additions: late packets are being lost meanwhile, so faster than cutting.
 const LENGTHEN_EVERY: u32 = 2;
-/// Packets over which losses are averaged (exponentially): 4 s.
-const LOSS_MEMORY: u64 = 400;
-/// From this loss on one more frame of delay is spent, so that the next packet's FEC is there in time: 2 %.
-const LOSS_WORTH_A_FRAME_PPM: u64 = 20_000;
+/// Packets in a thousand that may be late, for waits of up to so many microseconds: the longer the wait, the more it is
+/// worth to be rid of it. Concealment is noticed in running speech from about 1 % on, delay from about 150 ms.
+type Bargain = [(usize, i64)];
+/// What is late is lost.
+const LOST: [(usize, i64); 4] = [(3, 60_000), (5, 100_000), (20, 200_000), (50, 400_000)];
+/// What is late is restored from deep redundancy.
+const RESTORED: [(usize, i64); 3] = [(10, 100_000), (20, 200_000), (50, 400_000)];
+/// Packets for which one with deep redundancy speaks: a second, through any run of losses.
+const DEEP_FOR: i64 = 100;
+/// A packet that is restored meanwhile is worth waiting for up to this: what is restored sounds worse, but a talk in which
+/// every answer comes later by more than that suffers more.
+const WORTH_US: i64 = 100_000;
+/// Packets before another that are counted as arriving with it: the longest target.
+const MAX_RESTORED: i64 = 40;
+/// How exactly a start meets the target: the time between two questions of a silent listener.
+const GRAIN_US: i64 = 2_500;
+
+/// Which of the last ids are in a set. Ids before those count as being in it.
+#[derive(Debug, Default)]
+struct Ids {
+    newest: Option<i64>,
+    /// Bit `n` stands for `newest - n`.
+    bits: u128,
+}
+
+impl Ids {
+    /// Adds an id; whether it was not there.
+    fn insert(&mut self, id: i64) -> bool {
+        let newest = self.newest.map_or(id, |newest| newest.max(id));
+        let shift = self.newest.map_or(0, |before| newest - before);
+        self.bits = u32::try_from(shift).ok().and_then(|shift| self.bits.checked_shl(shift)).unwrap_or(0);
+        self.newest = Some(newest);
+        let bit = u32::try_from(newest - id).ok().and_then(|age| 1_u128.checked_shl(age)).unwrap_or(0);
+        let new = bit != 0 && self.bits & bit == 0;
+        self.bits |= bit;
+        new
+    }
+}

@@ -93,6 +93,11 @@ impl Reassembler {
             }
             _ => self.held.insert(place, Partial::new(media)),
         }
+        // Its own way counts, not how long it waits for another: one that took long would otherwise count many times.
+        if let Some(p) = self.held.get_mut(place).filter(|p| p.is_whole() && !p.counted) {
+            p.counted = true;
+            self.playout.record(at, header.captured);
+        }
         if self.held.len() > MAX_HELD {
             self.held.pop_front();
             self.counts.dropped += 1;
@@ -154,10 +159,7 @@ impl Reassembler {
         self.skip_at = None;
         while let Some(place) = self.held.iter().position(|p| p.is_whole() && self.released.allows(&p.header))
         {
-            let frame = &mut self.held[place];
-            if frame.ready.replace(at).is_none() {
-                self.playout.record(at, frame.header.captured);
-            }
+            let frame = &self.held[place];
             let due = self.playout.due(frame.header.captured);
             if self.released.skips(&frame.header)
                 && let Some(due) = due.map(|due| due - SHOWING)
@@ -249,15 +251,19 @@ struct Partial {
     header: MediaHeader,
     parts: Vec<Option<Bytes>>,
     missing: u16,
-    /// When it could first have been released.
-    ready: Option<MediaTime>,
+    /// The playout knows of it.
+    counted: bool,
 }
 
 impl Partial {
     fn new(media: &Media) -> Self {
         let count = media.header.count;
-        let mut partial =
-            Self { header: media.header, parts: vec![None; usize::from(count)], missing: count, ready: None };
+        let mut partial = Self {
+            header: media.header,
+            parts: vec![None; usize::from(count)],
+            missing: count,
+            counted: false,
+        };
         partial.add(media);
         partial
     }

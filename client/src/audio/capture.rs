@@ -10,6 +10,7 @@ use vchat_proto::units::{Bitrate, MediaTime};
 
 use super::codec::Encoder;
 use super::level::{Activity, FLOOR_DB, rms};
+use super::protection::Loss;
 use super::source::{self, Source};
 use super::{AudioError, FRAME, MicSpec, samples_us};
 use crate::clock::MediaClock;
@@ -43,7 +44,8 @@ struct Shared {
     /// Level in dB of full scale, the bits of an `f32`.
     level: AtomicU32,
     bps: AtomicU64,
-    loss_percent: AtomicU32,
+    /// See [`pack`].
+    loss: AtomicU64,
 }
 
 impl Capture {
@@ -67,7 +69,7 @@ impl Capture {
             speaking: AtomicBool::new(false),
             level: AtomicU32::new(FLOOR_DB.to_bits()),
             bps: AtomicU64::new(32_000),
-            loss_percent: AtomicU32::new(5),
+            loss: AtomicU64::new(pack(START_LOSS)),
         });
         let spec = spec.clone();
         if spec == MicSpec::None {
@@ -123,10 +125,12 @@ impl Capture {
         self.shared.muted.load(Ordering::Relaxed)
     }
 
-    /// Sets the bitrate, and the loss in percent against which packets carry coarse copies of their predecessors.
-    pub fn adapt(&self, rate: Bitrate, loss_percent: u8) {
+    /// Sets the bitrate of the sound (16 to 40 kb/s are used), and the loss against which it is protected.
+    ///
+    /// Cheap, and felt with the next packet; once a second is often enough. What protects comes on top of `rate`.
+    pub fn adapt(&self, rate: Bitrate, loss: Loss) {
         self.shared.bps.store(rate.bps(), Ordering::Relaxed);
-        self.shared.loss_percent.store(u32::from(loss_percent), Ordering::Relaxed);
+        self.shared.loss.store(pack(loss), Ordering::Relaxed);
     }
 
     /// Loudness of the source in dB of full scale (-100 is silence), also while muted.
@@ -156,7 +160,6 @@ impl Drop for Capture {
 struct Sender<F> {
     shared: Arc<Shared>,
     encoder: Encoder,
-    settings: (u64, u32),
     activity: Activity,
     gate: Gate,
     on_packet: F,
@@ -165,15 +168,7 @@ struct Sender<F> {
 impl<F: FnMut(AudioPacket)> Sender<F> {
     fn new(shared: Arc<Shared>, on_packet: F) -> Result<Self, AudioError> {
         let encoder = Encoder::new()?;
-        let settings = (0, 0);
-        Ok(Self {
-            shared,
-            encoder,
-            settings,
-            activity: Activity::default(),
-            gate: Gate::default(),
-            on_packet,
-        })
+        Ok(Self { shared, encoder, activity: Activity::default(), gate: Gate::default(), on_packet })
     }
 
     fn run(&mut self, source: &mut dyn Source) -> Result<(), AudioError> {
@@ -211,12 +206,9 @@ impl<F: FnMut(AudioPacket)> Sender<F> {
         self.activity.update(rms(frame));
         self.shared.level.store(self.activity.level().to_bits(), Ordering::Relaxed);
         self.shared.speaking.store(self.activity.speaking(), Ordering::Relaxed);
-        let settings =
-            (self.shared.bps.load(Ordering::Relaxed), self.shared.loss_percent.load(Ordering::Relaxed));
-        if settings != self.settings {
-            self.settings = settings;
-            self.encoder.adapt(Bitrate::from_bps(settings.0), u8::try_from(settings.1).unwrap_or(100));
-        }
+        let bps = self.shared.bps.load(Ordering::Relaxed);
+        let loss = self.shared.loss.load(Ordering::Relaxed);
+        self.encoder.adapt(Bitrate::from_bps(bps), unpack(loss));
         let captured = captured.offset(-samples_us(self.encoder.lookahead() as i64));
         let data = match self.gate.pass(frame, self.shared.muted.load(Ordering::Relaxed)) {
             Pass::Send => self.encoder.encode(frame)?,
@@ -228,6 +220,18 @@ impl<F: FnMut(AudioPacket)> Sender<F> {
     }
 }
 
+/// A loss in one atomic number, so that its two parts are always of the same moment.
+fn pack(loss: Loss) -> u64 {
+    u64::from(loss.percent) << 32 | u64::from(loss.burst_ms)
+}
+
+fn unpack(packed: u64) -> Loss {
+    let percent = u8::try_from(packed >> 32).unwrap_or(u8::MAX);
+    Loss { percent, burst_ms: u32::try_from(packed & u64::from(u32::MAX)).unwrap_or(u32::MAX) }
+}
+
+/// Until it is measured: enough that single losses are mended, at a price that nobody hears.
+const START_LOSS: Loss = Loss { percent: 5, burst_ms: 10 };
 /// How often a lost device is looked for: soon enough for who plugs it in again, seldom enough to cost nothing.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// The end of the call is noticed in between.

@@ -62,8 +62,8 @@ impl Voice {
     pub(super) fn receive(&mut self, now: MediaTime, id: FrameId, captured: MediaTime, payload: Bytes) {
         self.bytes += payload.len() as u64;
         self.heard_from = now;
-        let (repairs, pauses) = (codec::repairs(&payload), codec::pauses(&payload));
-        self.jitter.handle_packet(now, Packet { id, captured, repairs, pauses, payload });
+        let (reach, pauses) = (self.decoder.reach(&payload), codec::pauses(&payload));
+        self.jitter.handle_packet(now, Packet { id, captured, reach, pauses, payload });
     }
 
     /// The next 2.5 ms, asked for at `now`, to be heard at `heard`.
@@ -141,12 +141,14 @@ impl Voice {
                     }
                 }
             }
-            Tick::Conceal { repair } => {
+            Tick::Conceal { repair: Some(repair) } => {
                 let mut frame = [0.0; FRAME];
-                match repair {
-                    Some(next) => self.decoder.repair(&next, &mut frame),
-                    None => self.decoder.conceal(&mut frame),
-                }
+                self.decoder.restore(&repair.payload, repair.back, &mut frame);
+                self.append_frame(repair.captured, frame);
+            }
+            Tick::Conceal { repair: None } => {
+                let mut frame = [0.0; FRAME];
+                self.decoder.conceal(&mut frame);
                 self.append(&frame);
                 self.end = self.end.map(|end| end.offset(samples_us(FRAME as i64)));
             }
@@ -157,12 +159,16 @@ impl Voice {
     fn play(&mut self, packet: &Packet) {
         let mut frame = [0.0; FRAME];
         self.decoder.decode(&packet.payload, &mut frame);
+        self.append_frame(packet.captured, frame);
+    }
+
+    fn append_frame(&mut self, captured: MediaTime, mut frame: [f32; FRAME]) {
         if self.end.is_none() {
             // Out of silence: a short rise, for speech that starts in the middle of a wave would click.
             frame.iter_mut().take(RISE).enumerate().for_each(|(n, s)| *s *= n as f32 / RISE as f32);
         }
         self.append(&frame);
-        self.end = Some(packet.captured.offset(samples_us(FRAME as i64)));
+        self.end = Some(captured.offset(samples_us(FRAME as i64)));
     }
 
     /// Cuts a piece out of the sound that waits. With the next packet there too, longer pieces can be chosen.
@@ -205,8 +211,14 @@ const RISE: usize = 48;
 mod tests {
     use std::f32::consts::TAU;
 
+    use std::collections::BTreeMap;
+
+    use vchat_proto::units::Bitrate;
+
     use super::*;
     use crate::audio::codec::Encoder;
+    use crate::audio::protection::Loss;
+    use crate::audio::speech;
 
     /// Runs a call of `seconds` in virtual time; `delay` says how long packet `n` takes, none if it is lost.
     /// Returns what is heard, the statistics and how often the sound was bent.
@@ -283,5 +295,121 @@ mod tests {
         assert!(steepest(&heard) < sine * 3.0, "{} against {sine}", steepest(&heard));
         assert!(heard[48_000 * 9..].iter().all(|s| *s == 0.0), "silence at the end");
         assert!(!stats.speaking);
+    }
+
+    /// What a network does to packet `n`: when its copies come, in milliseconds after the packet was sent.
+    type Network = Box<dyn FnMut(u32) -> Vec<u64>>;
+
+    /// Loses packets in runs of `burst` on average, independently with 1; `copies` packets after a lost one carry it too.
+    fn losing(percent: u64, burst: u64, copies: u32) -> Network {
+        let mut seed = 11_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let leave = if burst == 1 { 1000 - percent * 10 } else { 1000 / burst };
+        let enter = percent * leave / (100 - percent);
+        let mut bad = false;
+        let lost: Vec<bool> = (0..10_000)
+            .map(|_| {
+                bad = if bad { random(1000) >= leave } else { random(1000) < enter };
+                bad
+            })
+            .collect();
+        Box::new(move |n| {
+            let carried = (0..=copies).filter(|&later| !lost[(n + later) as usize]);
+            carried.map(|later| 20 + u64::from(later) * 10).collect()
+        })
+    }
+
+    /// Nothing passes for so long, each five seconds from the third on.
+    fn stopping(ms: u32) -> Network {
+        Box::new(move |n| {
+            let at = n * 10 % 5_000;
+            if (3_000..3_000 + ms).contains(&at) { Vec::new() } else { vec![20] }
+        })
+    }
+
+    /// Half a minute of speech through a network, coded against `loss`: what is heard, and the statistics of it from the
+    /// third second on.
+    fn talk(loss: Loss, mut network: Network) -> (Vec<f32>, PeerAudio) {
+        let start = MediaTime::from_micros(3_000_000_000);
+        let mut voice = Voice::new(start, Heard::default()).expect("a decoder");
+        let mut encoder = Encoder::new().expect("an encoder");
+        encoder.adapt(Bitrate::from_kbps(32), loss);
+        let speech = speech::frames(10);
+        let mut wire: BTreeMap<(u64, u32), (u32, Bytes)> = BTreeMap::new();
+        let (mut heard, mut sent, mut before) = (Vec::new(), 0, 0);
+        for block in 0..SECONDS * 400 {
+            let now = block * 2500;
+            if block % 4 == 0 {
+                let n = (block / 4) as u32;
+                let packet = encoder.encode(&speech[n as usize % speech.len()]).expect("encodes");
+                for way in network(n) {
+                    wire.insert((now + way * 1000, sent), (n, packet.clone()));
+                    sent += 1;
+                }
+            }
+            while let Some(entry) = wire.first_entry().filter(|entry| entry.key().0 <= now) {
+                let (n, packet) = entry.remove();
+                let captured = start.offset(i64::from(n) * 10_000);
+                voice.receive(start.offset(now as i64), FrameId(n), captured, packet);
+            }
+            let now = start.offset(now as i64);
+            heard.extend(voice.pull(now, now));
+            if block == 2 * 400 {
+                before = voice.poll_stats(ParticipantId(1), now).concealed_ms;
+            }
+        }
+        let mut stats = voice.poll_stats(ParticipantId(1), start.offset(SECONDS as i64 * 1_000_000));
+        stats.concealed_ms -= before;
+        (heard, stats)
+    }
+
+    /// Blind concealment of a half minute's talk in a thousand, and the median delay in milliseconds less the network's 20 ms.
+    fn talked(loss: Loss, network: Network) -> (u64, i64) {
+        let (heard, stats) = talk(loss, network);
+        assert!(heard.iter().all(|s| s.is_finite()));
+        let delay = stats.latency.quantile(0.5).expect("sound was heard") / 1000 - 20;
+        (stats.concealed_ms / (SECONDS - 2), delay)
+    }
+
+    const SECONDS: u64 = 30;
+
+    #[test]
+    fn copies_of_the_last_packets_leave_little_to_conceal() {
+        let little = Loss { percent: 1, burst_ms: 10 };
+        for (percent, copies, blind, delay) in [(5, 2, 3, 25), (10, 2, 3, 35), (20, 3, 5, 45)] {
+            let (concealed, waited) = talked(little, losing(percent, 1, copies));
+            assert!(concealed <= blind && waited <= delay, "{percent} %: {concealed} permille, {waited} ms");
+        }
+        let bursts = Loss { percent: 12, burst_ms: 60 };
+        let (concealed, waited) = talked(bursts, losing(30, 4, 2));
+        assert!(concealed <= 40 && waited <= 130, "bursts: {concealed} permille, {waited} ms");
+    }
+
+    #[test]
+    fn what_nobody_sends_again_is_restored() {
+        for (percent, burst, blind, delay) in
+            [(5, 1, 12, 30), (10, 1, 10, 50), (20, 1, 15, 70), (30, 4, 50, 150)]
+        {
+            let loss = Loss { percent: percent as u8, burst_ms: burst as u32 * 10 };
+            let (concealed, waited) = talked(loss, losing(percent, burst, 0));
+            assert!(concealed <= blind && waited <= delay, "{percent} %: {concealed} permille, {waited} ms");
+        }
+    }
+
+    #[test]
+    fn an_outage_is_no_longer_than_it_is() {
+        for ms in [300, 1000] {
+            let (heard, stats) = talk(Loss { percent: 1, burst_ms: ms }, stopping(ms));
+            // Six outages; what a full buffer had left is heard, then the end of it fades.
+            assert!(stats.concealed_ms <= 6 * u64::from(ms), "{ms} ms: {} ms", stats.concealed_ms);
+            assert!(stats.latency.max().expect("sound") <= 70_000, "{:?}", stats.latency.max());
+            assert!(stats.buffer_ms <= 20, "{stats:?}");
+            // Speech pauses 200 ms itself.
+            let silent = heard.split(|s| s.abs() > 1e-4).map(<[f32]>::len).max().expect("a gap") / 48;
+            assert!(silent <= ms as usize + 240, "silent for {silent} ms");
+        }
     }
 }

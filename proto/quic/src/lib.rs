@@ -23,7 +23,12 @@ const STREAMS: u32 = 4;
 
 /// How long a relay's QUIC still keeps a connection whose handshake was given up, to repeat the close (three probe timeouts of
 /// a path that was never measured; RFC 9000, section 10.2).
-pub const LINGER: Duration = Duration::from_secs(1);
+pub const LINGER: Duration = FIRST_ROUND_TRIP.saturating_mul(9);
+
+/// What a round trip is taken for before it is measured; a probe timeout is three of them. quinn's default (RFC 9002, section
+/// 6.2.2) waits a second for the first packet that is lost, and on a bad network one of the first five is. On longer paths
+/// some packets of the handshake are sent twice.
+const FIRST_ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// Bytes that a client may send on all its streams before the relay has read them, until it is in a room: a hello, of 4 kB
 /// at most, or a pairing.
@@ -62,9 +67,6 @@ pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, En
     t.stream_receive_window(VarInt::from_u32(MEMBER_WINDOW))
         .receive_window(VarInt::from_u32(STRANGER_WINDOW))
         .send_window(64 * 1024)
-        // A third of the default: LINGER is nine of these, and packets of a handshake that are lost are sent again sooner. On
-        // longer paths some are sent twice.
-        .initial_rtt(LINGER / 9)
         .datagram_receive_buffer_size(Some(128 * 1024));
     config.transport_config(Arc::new(t));
     // Attempts that nobody has looked at yet wait for some fifty microseconds; with 3 kB each they stay below 1 MiB.
@@ -133,6 +135,7 @@ impl std::error::Error for EndpointError {}
 fn transport(keep_alive: Option<Duration>) -> TransportConfig {
     let mut t = TransportConfig::default();
     t.max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .initial_rtt(FIRST_ROUND_TRIP)
         .keep_alive_interval(keep_alive)
         // The control and the chat stream; a relay allows [`STREAMS`] to those it has let in.
         .max_concurrent_bidi_streams(VarInt::from_u32(2))

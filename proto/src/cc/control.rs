@@ -55,7 +55,11 @@ struct Ceiling {
 #[derive(Clone, Copy, Debug)]
 struct Episode {
     since_us: i64,
-    /// The queue when the patience of [`PATIENCE_US`] began.
+    /// The target before.
+    before: f64,
+    /// What the line passes.
+    line: f64,
+    /// When the queue was last looked at for whether it obeys, and how long it was.
     checked: (i64, f64),
 }
 
@@ -118,10 +122,10 @@ impl Control {
 
     fn decrease(&mut self, measured: &Measured<'_>, queue: f64, latest: f64) {
         let now = measured.now_us;
-        let episode = self.episode.get_or_insert(Episode { since_us: now, checked: (now, latest) });
-        let patience = PATIENCE_US + 2 * measured.rtt_us;
+        let new = Episode { since_us: now, before: self.target, line: f64::INFINITY, checked: (now, latest) };
+        let mut episode = self.episode.unwrap_or(new);
         let (checked_us, then) = episode.checked;
-        if now - checked_us > patience {
+        if now - checked_us > PATIENCE_US + 2 * measured.rtt_us {
             episode.checked = (now, latest);
             // A queue of ours would have drained or grown by now.
             if (latest - then).abs() < then * STUBBORN {
@@ -129,14 +133,26 @@ impl Control {
                 self.episode = None;
                 return;
             }
+            if latest > then {
+                episode.since_us = now;
+            }
         }
-        let window = (now - episode.since_us + LEAD_US).clamp(MIN_WINDOW_US, MAX_WINDOW_US);
-        let Some(delivered) = measured.delivered.rate(window) else { return };
-        let line = delivered / (1.0 - self.clean_loss.min(MAX_LOSS));
+        // What arrives later was sent after the decrease. Of a queue of ours it would tell the same, but of a delay
+        // that is not ours it would lower the target again and again.
+        if now - episode.since_us <= measured.rtt_us + MEASURE_US {
+            let window = (now - episode.since_us + LEAD_US).clamp(MIN_WINDOW_US, MAX_WINDOW_US);
+            if let Some(delivered) = measured.delivered.rate(window) {
+                episode.line = delivered / (1.0 - self.clean_loss.min(MAX_LOSS));
+            }
+        }
+        self.episode = Some(episode);
+        if episode.line.is_infinite() {
+            return;
+        }
         let drain = (queue / (DRAIN_US + measured.rtt_us as f64)).min(MAX_DRAIN);
-        self.target = self.target.min(line * (SHARE - drain));
-        let trains = measured.capacity.map_or(line, |c| c.rate.max(line));
-        self.ceiling = Some(Ceiling { rate: line, trains, at_us: now });
+        self.target = episode.before.min(episode.line * (SHARE - drain));
+        let trains = measured.capacity.map_or(episode.line, |c| c.rate.max(episode.line));
+        self.ceiling = Some(Ceiling { rate: episode.line, trains, at_us: now });
     }
 
     fn increase(&mut self, measured: &Measured<'_>, seconds: f64) {
@@ -151,16 +167,15 @@ impl Control {
         let room = trains.map_or(0.0, |c| c.rate * OF_TRAINS);
         let seen = self.ceiling.map_or(0.0, |c| c.trains.max(c.rate) * NEWS);
         let used = measured.used * OF_USED;
+        let line = trains.filter(|c| c.narrow).map(|c| c.rate);
+        let full = line.is_some_and(|line| self.target > line * FULL);
+        let creep = (CREEP_BPS + self.target * CREEP) * if full { FULL_CREEP } else { 1.0 };
         let (grown, limit) = if room > self.target && trains.is_some_and(|c| c.rate > seen) {
             (self.target * fast, room)
-        } else if let Some(ceiling) = self.ceiling {
-            if self.target < ceiling.rate * RETURN {
-                (self.target * fast, ceiling.rate * RETURN)
-            } else {
-                (self.target + seconds * (CREEP_BPS + self.target * CREEP), used)
-            }
-        } else if trains.is_some_and(|c| c.narrow) {
-            (self.target + seconds * (CREEP_BPS + self.target * CREEP), used)
+        } else if let Some(ceiling) = self.ceiling.filter(|c| self.target < c.rate * RETURN) {
+            (self.target * fast, ceiling.rate * RETURN)
+        } else if self.ceiling.is_some() || line.is_some() {
+            (self.target + seconds * creep, used)
         } else {
             (self.target * (1.0 + GROWTH * seconds), used)
         };
@@ -173,8 +188,8 @@ const QUEUE_US: f64 = 25_000.0;
 /// The same when datagrams are lost more than usual, by [`LOSSY`] of all.
 const SHORT_QUEUE_US: f64 = 12_000.0;
 const LOSSY: f64 = 0.05;
-/// A queue this long in the last 40 ms need not stand for 100.
-const RUSH_US: f64 = 60_000.0;
+/// A queue this long in the last 30 ms need not stand for 100.
+const RUSH_US: f64 = 45_000.0;
 /// Below this nothing stands, and what is sent may grow.
 const CLEAR_US: f64 = 10_000.0;
 /// Share of the line to use after a queue: what pictures that come out too large may take, and the way down of the
@@ -182,8 +197,10 @@ const CLEAR_US: f64 = 10_000.0;
 const SHARE: f64 = 0.92;
 /// Time to drain a queue in, a round trip on top; and the share of the line that draining may take, so that a call
 /// still has a picture.
-const DRAIN_US: f64 = 500_000.0;
-const MAX_DRAIN: f64 = 0.5;
+const DRAIN_US: f64 = 250_000.0;
+const MAX_DRAIN: f64 = 0.7;
+/// Time in which what arrives was still sent before the decrease, a round trip on top: encoders follow this late.
+const MEASURE_US: i64 = 150_000;
 /// Time over which the line is measured: since the queue began, and a little before, for a queue is seen late.
 const LEAD_US: i64 = 50_000;
 const MIN_WINDOW_US: i64 = 120_000;
@@ -191,7 +208,7 @@ const MAX_WINDOW_US: i64 = 400_000;
 /// Most random loss that is made up for; beyond it, loss cannot be told from a full queue.
 const MAX_LOSS: f64 = 0.5;
 /// Time after which a queue that has changed by less than the share [`STUBBORN`] is not ours; two round trips on top.
-const PATIENCE_US: i64 = 1_200_000;
+const PATIENCE_US: i64 = 400_000;
 const STUBBORN: f64 = 0.15;
 /// An excuse fades in this time, as the base of the delays takes it over.
 const EXCUSE_US: f64 = 10_000_000.0;
@@ -207,6 +224,10 @@ const GROWTH: f64 = 0.25;
 /// and a little by size, so that large targets move at all. In bits per second per second, and per second.
 const CREEP_BPS: f64 = 15_000.0;
 const CREEP: f64 = 0.01;
+/// Where trains show a line, this share of it is nearly all that can be had, and growth beyond, in case trains are
+/// wrong, is this much slower.
+const FULL: f64 = 0.94;
+const FULL_CREEP: f64 = 0.2;
 /// Share of the last queue's line to come back to at once.
 const RETURN: f64 = 0.9;
 /// The last queue is history when the target is past it by this factor without another, or after this time.

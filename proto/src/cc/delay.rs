@@ -64,8 +64,8 @@ impl Delays {
 
 /// Three pictures, or ten packets of sound: with jitter of 10 ms the luckiest of them waits about 1 ms.
 const WINDOW_US: i64 = 100_000;
-/// One picture, or four packets of sound.
-const SHORT_US: i64 = 40_000;
+/// Nearly one picture, or three packets of sound.
+const SHORT_US: i64 = 30_000;
 /// Fewer datagrams say nothing about a queue, so older ones count with them.
 const MIN_SAMPLES: usize = 4;
 /// The base is the smallest delay of 10 to 11 s: longer than any queue of ours stands, short enough that clocks that

@@ -19,6 +19,8 @@ pub(super) struct Sent {
     pub(super) at_us: i64,
     /// Its size on the wire.
     pub(super) bytes: u32,
+    /// Whether it left right after the one before, as fast as the pace allows.
+    pub(super) follows: bool,
     /// What the reports say.
     pub(super) fate: Fate,
 }
@@ -35,8 +37,9 @@ pub(super) enum Fate {
 }
 
 impl History {
-    /// Adds a datagram; a number that is not the next one starts anew.
-    pub(super) fn push(&mut self, number: u64, at_us: i64, bytes: u32) {
+    /// Adds a datagram that left while bursts were paced at `pace` bits per second; a number that is not the next one
+    /// starts anew.
+    pub(super) fn push(&mut self, number: u64, at_us: i64, bytes: u32, pace: f64) {
         if number != self.end() {
             self.sent.clear();
             self.first = number;
@@ -48,7 +51,9 @@ impl History {
         if self.sent.is_empty() {
             self.first = number;
         }
-        self.sent.push_back(Sent { at_us, bytes, fate: Fate::Unknown });
+        let paced = |last: &Sent| f64::from(last.bytes) * 8e6 / pace.max(1.0) * LATE + SLACK_US;
+        let follows = self.sent.back().is_some_and(|last| (at_us - last.at_us) as f64 <= paced(last));
+        self.sent.push_back(Sent { at_us, bytes, follows, fate: Fate::Unknown });
     }
 
     /// Notes what a report says, and returns the datagram when this is the first word of its arrival.
@@ -94,6 +99,10 @@ const MAX_SENT: usize = 4096;
 /// Longer than the longest delay of a report: 600 ms there and back, and some outage.
 const MAX_AGE_US: i64 = 5_000_000;
 
+/// Senders' timers are late by as much: a share of the time, and this much.
+const LATE: f64 = 1.2;
+const SLACK_US: f64 = 750.0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +111,7 @@ mod tests {
     fn an_arrival_counts_once_and_overrules_a_loss() {
         let mut history = History::default();
         for number in 7..10 {
-            history.push(number, 100, 50);
+            history.push(number, 100, 50, 1e6);
         }
         assert!(history.resolve(8, None).is_none());
         assert_eq!(history.get(8).map(|s| s.fate), Some(Fate::Missing));
@@ -117,15 +126,15 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut history = History::default();
         for number in 0..2 * MAX_SENT as u64 {
-            history.push(number, 0, 50);
+            history.push(number, 0, 50, 1e6);
         }
         assert_eq!(history.first(), MAX_SENT as u64);
-        history.push(2 * MAX_SENT as u64, MAX_AGE_US + 1, 50);
+        history.push(2 * MAX_SENT as u64, MAX_AGE_US + 1, 50, 1e6);
         assert_eq!(history.first(), 2 * MAX_SENT as u64);
-        history.push(3, MAX_AGE_US + 1, 50);
+        history.push(3, MAX_AGE_US + 1, 50, 1e6);
         assert_eq!((history.first(), history.end()), (3, 4));
-        history.push(u64::MAX, MAX_AGE_US + 1, 50);
-        history.push(u64::MAX, MAX_AGE_US + 1, 50);
+        history.push(u64::MAX, MAX_AGE_US + 1, 50, 1e6);
+        history.push(u64::MAX, MAX_AGE_US + 1, 50, 1e6);
         assert!(history.get(u64::MAX).is_some());
     }
 }

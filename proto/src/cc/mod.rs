@@ -49,6 +49,8 @@ pub struct Estimator {
     trains: Trains,
     losses: Losses,
     control: Control,
+    /// Bits per second of bursts.
+    pace: f64,
     /// Highest number that has arrived.
     newest: Option<u64>,
     /// The next number that trains have not seen.
@@ -119,6 +121,7 @@ impl Estimator {
             trains: Trains::default(),
             losses: Losses::default(),
             control: Control::new(start, min, max),
+            pace: start * PACE,
             newest: None,
             next_of_trains: 0,
             next_of_losses: 0,
@@ -135,12 +138,13 @@ impl Estimator {
     /// What the application can use has changed.
     pub fn set_max(&mut self, max: Bitrate) {
         self.control.set_max(max.bps() as f64);
+        self.pace = self.pace();
     }
 
     /// A datagram left, `bytes` on the wire with all headers. Numbers count by one; any other number starts anew.
     pub fn handle_sent(&mut self, now: Instant, number: u64, bytes: usize) {
         let at_us = self.micros(now);
-        self.history.push(number, at_us, u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.history.push(number, at_us, u32::try_from(bytes).unwrap_or(u32::MAX), self.pace);
         self.unanswered.get_or_insert(now);
         if self.newest.is_some_and(|newest| newest > number) {
             self.newest = None;
@@ -186,6 +190,7 @@ impl Estimator {
             self.delays = Delays::default();
             self.delivered = Delivered::default();
             self.trains = Trains::default();
+            self.pace = self.pace();
         } else if self.noticed < Noticed::Silence && self.is_silent(now) {
             self.noticed = Noticed::Silence;
         }
@@ -214,13 +219,7 @@ impl Estimator {
     /// overtakes it; where they show none it rises until frames leave at once.
     #[must_use]
     pub fn pacing_rate(&self) -> Bitrate {
-        let target = self.control.target();
-        let rate = match self.trains.capacity() {
-            Some(capacity) if capacity.narrow => (capacity.rate * NARROW_PACE).max(target * NARROW_FLOOR),
-            Some(capacity) => (capacity.rate * WIDE_PACE).max(target * PACE),
-            None => target * PACE,
-        };
-        bitrate(rate.min(MAX_PACE_BPS.max(target)))
+        bitrate(self.pace)
     }
 
     /// Padding the sender should put on the wire now, at the pacing rate, to learn whether more passes. `None` when
@@ -273,14 +272,13 @@ impl Estimator {
     fn follow(&mut self) {
         let Some(newest) = self.newest else { return };
         let Some(newest_us) = self.history.get(newest).map(|sent| sent.at_us) else { return };
-        let target = self.control.target();
         self.next_of_trains = self.next_of_trains.max(self.history.first());
         while let Some(sent) = self.history.get(self.next_of_trains).filter(|_| self.next_of_trains <= newest)
         {
             if sent.fate == Fate::Unknown && newest_us - sent.at_us < UNKNOWN_US {
                 break;
             }
-            self.trains.record(sent, target);
+            self.trains.record(sent);
             self.next_of_trains += 1;
         }
         self.next_of_losses = self.next_of_losses.max(self.history.first());
@@ -312,6 +310,17 @@ impl Estimator {
             used,
             capacity: self.trains.capacity(),
         });
+        self.pace = self.pace();
+    }
+
+    fn pace(&self) -> f64 {
+        let target = self.control.target();
+        let rate = match self.trains.capacity() {
+            Some(capacity) if capacity.narrow => (capacity.rate * NARROW_PACE).max(target * NARROW_FLOOR),
+            Some(capacity) => (capacity.rate * WIDE_PACE).max(target * PACE),
+            None => target * PACE,
+        };
+        rate.min(MAX_PACE_BPS.max(target))
     }
 
     fn micros(&self, now: Instant) -> i64 {
@@ -348,7 +357,7 @@ const MAX_USED_LOSS: f64 = 0.7;
 const PACE: f64 = 2.5;
 /// Pace on a narrow line, times its rate, and at least times the target: the line never idles within a frame, and no
 /// more than this surplus piles up in front of sound.
-const NARROW_PACE: f64 = 1.2;
+const NARROW_PACE: f64 = 1.3;
 const NARROW_FLOOR: f64 = 1.3;
 /// Pace on a line that spreads nothing, times what has been seen to pass: doubles until frames leave at once.
 const WIDE_PACE: f64 = 2.0;

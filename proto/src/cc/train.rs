@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::history::{Fate, Sent};
 
-/// Measures trains: datagrams that left faster than the target, one right after another, as those of one frame do.
+/// Measures trains: datagrams that left one right after another at the pacing rate, as those of one frame do.
 ///
 /// A line that is narrower than the pace at which they left spreads them to its own rate; a wider one leaves their
 /// spacing alone (packet-pair dispersion, Keshav, SIGCOMM 1991, over whole trains as by Dovrolis, Infocom 2001). So
@@ -15,6 +15,9 @@ pub(super) struct Trains {
     open: Option<Open>,
     /// Oldest first.
     samples: VecDeque<Sample>,
+    /// The rate of a line that has spread trains. Paced a little above that rate they hardly spread any more, so it
+    /// stays known until they pass faster.
+    line: Option<f64>,
 }
 
 /// What the last trains say.
@@ -32,7 +35,7 @@ pub(super) struct Capacity {
 struct Open {
     sent_us: i64,
     arrived_us: i64,
-    last: Sent,
+    last_sent_us: i64,
     last_arrived_us: i64,
     /// Bytes after the first datagram: those whose passing the spans measure.
     bytes: u64,
@@ -46,37 +49,52 @@ struct Sample {
 }
 
 impl Trains {
-    /// Adds the next datagram in order. `target` (bits per second) is what the sender sends on average.
-    pub(super) fn record(&mut self, sent: Sent, target: f64) {
+    /// Adds the next datagram in order.
+    pub(super) fn record(&mut self, sent: Sent) {
         let Fate::Arrived(arrived_us) = sent.fate else { return self.close() };
         if let Some(open) = &mut self.open {
-            let fair_us = f64::from(open.last.bytes) * 8e6 / (FASTER * target.max(1.0));
-            if (sent.at_us - open.last.at_us) as f64 <= fair_us + SLACK_US
-                && arrived_us >= open.last_arrived_us
-            {
+            if sent.follows && arrived_us >= open.last_arrived_us {
                 open.bytes += u64::from(sent.bytes);
-                open.last = sent;
+                open.last_sent_us = sent.at_us;
                 open.last_arrived_us = arrived_us;
                 return;
             }
             self.close();
         }
-        self.open =
-            Some(Open { sent_us: sent.at_us, arrived_us, last: sent, last_arrived_us: arrived_us, bytes: 0 });
+        let (sent_us, last_sent_us, last_arrived_us) = (sent.at_us, sent.at_us, arrived_us);
+        self.open = Some(Open { sent_us, arrived_us, last_sent_us, last_arrived_us, bytes: 0 });
     }
 
     /// What the last trains say; `None` until there are enough.
     pub(super) fn capacity(&self) -> Option<Capacity> {
         let at_us = self.samples.back()?.at_us;
+        let [_, rate, _] = self.quartiles()?;
+        Some(Capacity { rate, narrow: self.line.is_some(), at_us })
+    }
+
+    fn quartiles(&self) -> Option<[f64; 3]> {
         if self.samples.len() < MIN_TRAINS {
             return None;
         }
         let mut rates: Vec<f64> = self.samples.iter().map(|s| s.rate).collect();
         rates.sort_by(f64::total_cmp);
-        let at = |quarter: usize| rates.get(rates.len() * quarter / 4).copied().unwrap_or(0.0);
+        let at = |quarter: usize| rates.get(rates.len() * quarter / 4).copied();
+        Some([at(1)?, at(2)?, at(3)?])
+    }
+
+    fn find_line(&mut self) {
+        let Some([low, rate, high]) = self.quartiles() else { return };
         let spread = self.samples.iter().filter(|s| s.spread).count();
-        let narrow = spread * 4 >= self.samples.len() * 3 && at(3) - at(1) < at(2) * ALIKE;
-        Some(Capacity { rate: at(2), narrow, at_us })
+        let alike = high - low < rate * ALIKE;
+        let most = spread * 4 >= self.samples.len() * 3;
+        let before = self.line.filter(|line| rate < line * FASTER);
+        self.line = if !alike {
+            None
+        } else if most {
+            Some(rate)
+        } else {
+            before
+        };
     }
 
     /// Ends the present train.
@@ -85,29 +103,28 @@ impl Trains {
         if open.bytes < MIN_BYTES {
             return;
         }
-        let left_us = (open.last.at_us - open.sent_us) as f64;
+        let left_us = (open.last_sent_us - open.sent_us) as f64;
         let came_us = (open.last_arrived_us - open.arrived_us) as f64;
         let spread = came_us > left_us * SPREAD + RESOLUTION_US;
         let rate = open.bytes as f64 * 8e6 / left_us.max(came_us).max(RESOLUTION_US);
         if self.samples.len() >= MAX_TRAINS {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample { rate, spread, at_us: open.last.at_us });
+        self.samples.push_back(Sample { rate, spread, at_us: open.last_sent_us });
+        self.find_line();
     }
 }
 
-/// A datagram belongs to the train if the one before it left at least this much faster than the target.
-const FASTER: f64 = 1.1;
-/// Senders' timers are late by as much.
-const SLACK_US: f64 = 1_000.0;
 /// At 500 kb/s these pass in 6 ms, well above the noise of clocks.
 const MIN_BYTES: u64 = 400;
 /// Time stamps and timers are not better than this.
 const RESOLUTION_US: f64 = 1_000.0;
 /// Spread by less is noise.
-const SPREAD: f64 = 1.2;
+const SPREAD: f64 = 1.08;
 /// Quartiles of trains that one line has spread are not further apart than this share of the median.
-const ALIKE: f64 = 0.25;
+const ALIKE: f64 = 0.5;
+/// Trains that pass this much faster than a line have another one.
+const FASTER: f64 = 1.2;
 /// Enough for a median to shrug off one wrong train.
 const MIN_TRAINS: usize = 3;
 /// Nine pictures, 0.3 s: the median follows a change after half of that.
@@ -124,7 +141,7 @@ mod tests {
             for i in 0..4 {
                 let at_us = frame * 33_333 + i * 8_000_000_000 / pace;
                 free = at_us.max(free) + 8_000_000_000 / line;
-                trains.record(Sent { at_us, bytes: 1000, fate: Fate::Arrived(free) }, 1e6);
+                trains.record(Sent { at_us, bytes: 1000, follows: i > 0, fate: Fate::Arrived(free) });
             }
         }
     }
@@ -145,7 +162,7 @@ mod tests {
         let mut trains = Trains::default();
         for i in 0..100 {
             let fate = if i % 2 == 0 { Fate::Missing } else { Fate::Arrived(i * 100) };
-            trains.record(Sent { at_us: i * 100, bytes: 1000, fate }, 1e6);
+            trains.record(Sent { at_us: i * 100, bytes: 1000, follows: true, fate });
         }
         assert_eq!(trains.capacity(), None);
     }

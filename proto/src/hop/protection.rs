@@ -24,10 +24,10 @@ impl Protection {
         let bursts = self.burst > BURSTS;
         match self.loss {
             ..0.001 => &[],
-            ..0.03 if bursts => &[2],
-            ..0.03 => &[1],
-            ..0.12 if bursts => &[2, 4],
-            ..0.12 => &[1, 2],
+            ..0.07 if bursts => &[2],
+            ..0.07 => &[1],
+            ..0.14 if bursts => &[2, 4],
+            ..0.14 => &[1, 2],
             _ if bursts => &[2, 4, 7],
             _ => &[1, 2, 4],
         }

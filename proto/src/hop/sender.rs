@@ -348,8 +348,11 @@ impl Sender {
         Bitrate::from_bps(video as u64 + self.shares.audio().bps().max(AUDIO_START.bps()))
     }
 
+    /// The first datagrams, among them the picture that somebody who joins waits for, are sent before anything is known.
     fn protection(&self) -> Protection {
-        Protection::new(self.estimator.loss(), self.round_trip())
+        let Loss { rate, burst } = self.estimator.loss();
+        let rate = if self.next < UNKNOWN { rate.max(FIRST_LOSS) } else { rate };
+        Protection::new(Loss { rate, burst }, self.round_trip())
     }
 
     fn send_audio(&mut self, now: Instant) -> Bytes {
@@ -696,6 +699,9 @@ impl RoundTrip {
 
 /// Assumed before the first report: a path across a continent.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
+/// Datagrams until losses are known, and what is assumed so long.
+const UNKNOWN: u64 = 100;
+const FIRST_LOSS: f64 = 0.05;
 /// Schedulers and reports that wait for a timer.
 const MIN_VARIATION: Duration = Duration::from_millis(8);
 /// How much longer than usual a loss may wait for parity to be reported on.

@@ -204,7 +204,7 @@ fn due(way: &mut VecDeque<(Duration, Bytes)>, now: Duration) -> Option<Bytes> {
 fn on_a_good_path_only_media_and_few_reports_are_sent() {
     let mut hop = Hop::new(MS * 10, |_, _| false);
     hop.run(MS * 10_000);
-    assert_eq!(hop.within(Duration::ZERO, MS * 12), [1.0; 3], "all at once");
+    assert_eq!(hop.within(MS * 2000, MS * 12), [1.0; 3], "all at once, when the path is known");
     assert_eq!(hop.sender.sent().other_bytes(), 0);
     let totals = hop.receiver.totals();
     assert_eq!((totals.other_bytes, totals.restored, totals.resent), (0, 0, 0));
@@ -224,7 +224,7 @@ fn single_losses_cost_one_round_trip_of_this_hop() {
     assert!(base > 0.9999 && audio > 0.9995, "{base} {audio}");
     let sent = hop.sender.sent();
     let overhead = sent.other_bytes() as f64 / sent.media_bytes as f64;
-    assert!(overhead < 0.18, "{overhead}: {sent:?}");
+    assert!(overhead < 0.15, "{overhead}: {sent:?}");
     assert_eq!(hop.refreshes, []);
 }
 
@@ -278,8 +278,8 @@ fn reports_about_what_was_never_sent_change_nothing() {
         hop.sender.handle_report(hop.at(), &nonsense(highest));
     }
     hop.sender.handle_report(hop.at(), &nonsense(50));
-    hop.run(MS * 2500);
-    assert_eq!(hop.within(Duration::ZERO, MS * 12), [1.0; 3]);
+    hop.run(MS * 3500);
+    assert_eq!(hop.within(MS * 2000, MS * 12), [1.0; 3]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::{Bargain, LOST};
 use crate::units::MediaTime;
 
 /// Transit times (arrival minus capture, in microseconds, between two clocks that need not agree) of the last seconds.
@@ -17,6 +18,10 @@ pub(super) struct Delays {
     window: VecDeque<(MediaTime, i64)>,
     /// The same, sorted.
     sorted: Vec<i64>,
+    /// Arrival and transit time of the last packet.
+    last: Option<(MediaTime, i64)>,
+    /// The outage of the moment: when it ended, and whether it has been counted.
+    outage: Option<(MediaTime, bool)>,
     /// Jitter assumed until there are packets enough, in microseconds: what it was before a long pause.
     prior: Option<i64>,
     /// Whether the first packets have been forgotten.
@@ -26,10 +31,18 @@ pub(super) struct Delays {
 impl Delays {
     /// Adds the transit time of a packet that arrived at `now`.
     pub(super) fn record(&mut self, now: MediaTime, transit: i64) {
-        if self.window.back().is_some_and(|&(last, _)| now.micros_since(last) > STALE_US) {
-            self.prior = Some(self.jitter());
+        let gap = self.last.map_or(0, |(last, _)| now.micros_since(last));
+        self.last = Some((now, transit));
+        if gap > STALE_US {
+            self.prior = Some(self.jitter(&LOST));
             self.window.clear();
             self.sorted.clear();
+        }
+        if gap > OUTAGE_US {
+            self.outage = Some((now, false));
+        }
+        if self.is_counted(now, transit) {
+            return;
         }
         while self.window.front().is_some_and(|&(at, _)| now.micros_since(at) > WINDOW_US)
             || self.window.len() >= MAX_SAMPLES
@@ -47,7 +60,16 @@ impl Delays {
 
     /// Transit time of the last packet.
     pub(super) fn last(&self) -> Option<i64> {
-        self.window.back().map(|&(_, transit)| transit)
+        self.last.map(|(_, transit)| transit)
+    }
+
+    /// Whether a packet should have come during an outage that has been counted. One sample stands for an outage: it is
+    /// one event, and its packets come late together. Outages that return often are waited for all the same.
+    fn is_counted(&mut self, now: MediaTime, transit: i64) -> bool {
+        let Some((ended, counted)) = self.outage else { return false };
+        let during = self.lateness(transit) > now.micros_since(ended);
+        self.outage = Some((ended, counted || during));
+        during && counted
     }
 
     /// The fastest transit of the window.
@@ -55,18 +77,31 @@ impl Delays {
         self.sorted.first().copied()
     }
 
+    /// How much longer than the fastest of the window a packet took.
+    pub(super) fn lateness(&self, transit: i64) -> i64 {
+        transit.saturating_sub(self.base().unwrap_or(transit))
+    }
+
     /// Capture-to-playout time to aim at.
-    pub(super) fn target(&self) -> i64 {
+    pub(super) fn target(&self, bargain: &Bargain) -> i64 {
         let Some(base) = self.base() else { return 0 };
-        base.saturating_add(self.jitter().clamp(MIN_US, MAX_US))
+        base.saturating_add(self.jitter(bargain).clamp(MIN_US, MAX_US))
     }
 
     /// How much longer than the fastest way packets may take, to be in time.
-    fn jitter(&self) -> i64 {
+    fn jitter(&self, bargain: &Bargain) -> i64 {
         let Some(base) = self.base() else { return self.prior.unwrap_or(START_US) };
-        let rank = (self.sorted.len() * QUANTILE_PER_MILLE).div_ceil(1000).max(1);
-        let slow = self.sorted.get(rank - 1).copied().unwrap_or(base);
-        let seen = slow.saturating_sub(base).saturating_add(GUARD_US);
+        let mut seen = MAX_US;
+        let mut least = 0;
+        for &(late_per_mille, most) in bargain {
+            let rank = self.sorted.len() - self.sorted.len() * late_per_mille.min(1000) / 1000;
+            let slow = self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or(base);
+            seen = slow.saturating_sub(base).saturating_add(GUARD_US).max(least);
+            if seen <= most {
+                break;
+            }
+            least = most;
+        }
         if self.sorted.len() < ENOUGH { seen.max(self.prior.unwrap_or(START_US)) } else { seen }
     }
 
@@ -85,8 +120,8 @@ const WINDOW_US: i64 = 8_000_000;
 const MAX_SAMPLES: usize = 800;
 /// After this long without a packet the two clocks may have drifted apart by more than the guard: measure anew.
 const STALE_US: i64 = 20_000_000;
-/// One packet in 200 may be late: half the 1 % from which concealment is noticed in running speech.
-const QUANTILE_PER_MILLE: usize = 995;
+/// Nothing for so long is an outage. Shorter gaps, which losses in a row make too, are jitter that can be waited for.
+const OUTAGE_US: i64 = 150_000;
 /// Added to the quantile: one block of the mixer, by which the moment of asking may vary.
 const GUARD_US: i64 = 2_500;
 /// Bounds of the target: below, scheduling noise of the listener's own machine dominates; above 400 ms people talk

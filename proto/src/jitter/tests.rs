@@ -5,32 +5,34 @@ use proptest::prelude::*;
 use super::*;
 
 /// A sender, a network and a listener who pulls 2.5 ms at a time and stretches as told, in 5 ms steps.
-struct Call {
-    buffer: JitterBuffer,
+pub(super) struct Call {
+    pub(super) buffer: JitterBuffer,
     rng: u64,
-    /// Arrival, id, capture.
-    wire: Vec<(u64, u32, u64)>,
+    /// Arrival, id, capture, reach.
+    pub(super) wire: VecDeque<(u64, u32, u64, u32)>,
     sent: u32,
-    now: u64,
-    next_send: f64,
+    pub(super) now: u64,
+    pub(super) next_send: f64,
     /// Microseconds of decoded sound not yet played.
     ready: i64,
     /// Microseconds between packets on the listener's clock: 10 000, more when the sender's clock is slow.
     period: f64,
     jitter: u64,
     loss_per_mille: u64,
-    stretched: u32,
+    pub(super) stretched: u32,
+    /// When packets were played, and when they had been captured.
+    pub(super) heard: Vec<(u64, u64)>,
 }
 
 /// The listener's clock when the call starts: far from the sender's, which starts at 0.
-const START: u64 = 7_000_000_000;
+pub(super) const START: u64 = 7_000_000_000;
 
 impl Call {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             buffer: JitterBuffer::new(),
             rng: seed,
-            wire: Vec::new(),
+            wire: VecDeque::new(),
             sent: 0,
             now: 0,
             next_send: 0.0,
@@ -39,11 +41,12 @@ impl Call {
             jitter: 0,
             loss_per_mille: 0,
             stretched: 0,
+            heard: Vec::new(),
         }
     }
 
     /// splitmix64.
-    fn random(&mut self, below: u64) -> u64 {
+    pub(super) fn random(&mut self, below: u64) -> u64 {
         self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.rng ^ (self.rng >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -51,7 +54,7 @@ impl Call {
     }
 
     /// Sends (if `talking`) and listens for a time; returns the statistics of that time alone.
-    fn run(&mut self, seconds: u64, talking: bool) -> Stats {
+    pub(super) fn run(&mut self, seconds: u64, talking: bool) -> Stats {
         let before = self.buffer.stats();
         let end = self.now + seconds * 1_000_000;
         while self.now < end {
@@ -83,23 +86,24 @@ impl Call {
         // The sender's clock counts 10 ms a packet, however long that takes here.
         let captured = (self.next_send / self.period).round() as u64 * 10_000;
         if self.random(1000) >= self.loss_per_mille {
-            self.wire.push((at + delay, self.sent, captured));
+            self.wire.push_back((at + delay, self.sent, captured, 1));
+            self.wire.make_contiguous().sort_unstable();
         }
         self.sent = self.sent.wrapping_add(1);
     }
 
     fn deliver(&mut self) {
-        self.wire.sort_unstable();
-        while self.wire.first().is_some_and(|&(at, ..)| at <= self.now) {
-            let (at, id, captured) = self.wire.remove(0);
-            self.buffer.handle_packet(MediaTime::from_micros(START + at), packet(id, captured));
+        while let Some((at, id, captured, reach)) = self.wire.pop_front_if(|&mut (at, ..)| at <= self.now) {
+            let packet = Packet { reach, ..packet(id, captured) };
+            self.buffer.handle_packet(MediaTime::from_micros(START + at), packet);
         }
     }
 
     fn listen(&mut self) {
         while self.ready < 2_500 {
             match self.buffer.tick(MediaTime::from_micros(START + self.now)) {
-                Tick::Play { stretch, .. } => {
+                Tick::Play { packet, stretch } => {
+                    self.heard.push((self.now, packet.captured.as_micros()));
                     let by = match stretch {
                         Stretch::Keep => 0,
                         Stretch::Shorten { .. } => -5_000,
@@ -121,7 +125,7 @@ fn packet(id: u32, captured: u64) -> Packet {
     Packet {
         id: FrameId(id),
         captured: MediaTime::from_micros(captured),
-        repairs: true,
+        reach: 1,
         pauses: false,
         payload: Bytes::from_static(b"sound"),
     }
@@ -168,11 +172,11 @@ fn drifting_clocks_are_followed_without_concealment() {
         call.jitter = 3_000;
         call.period = 10_000.0 * (1.0 + ppm / 1e6);
         call.run(5, true);
-        let stats = call.run(300, true);
+        let stats = call.run(600, true);
         assert_eq!((stats.concealed, stats.repaired, stats.dropped), (0, 0, 0), "{ppm} ppm: {stats:?}");
         assert!(stats.delay <= Duration::from_millis(15), "{ppm} ppm: {stats:?}");
-        // 200 ppm of 300 s are 60 ms: a dozen stretches of 5 ms, not a flutter of hundreds.
-        assert!((8..=40).contains(&call.stretched), "{} stretches", call.stretched);
+        // 200 ppm of 600 s are 120 ms: one stretch of 5 ms each 25 s, not a flutter of hundreds.
+        assert!((16..=60).contains(&call.stretched), "{} stretches", call.stretched);
     }
 }
 
@@ -234,6 +238,42 @@ fn order_is_restored_duplicates_are_dropped_and_ids_wrap() {
     // The first two are older than the target by then; a start skips what it can.
     assert_eq!(played, [0, 1][..], "{:?}", buffer.stats());
     assert_eq!(buffer.stats().dropped, 2);
+}
+
+#[test]
+fn copies_of_what_was_played_are_neither_late_nor_slow() {
+    let mut buffer = JitterBuffer::new();
+    let at = |ms: u64| MediaTime::from_micros(START + ms * 1000);
+    for n in 0..500_u64 {
+        // Each packet comes again 10, 20 and 400 ms after its first arrival.
+        for age in [0, 1, 2, 40] {
+            let Some(id) = n.checked_sub(age) else { continue };
+            buffer.handle_packet(at(n * 10), packet(id as u32, id * 10_000));
+        }
+        buffer.tick(at(n * 10 + 5));
+    }
+    let stats = buffer.stats();
+    assert_eq!((stats.late, stats.concealed, stats.repaired), (0, 0, 0), "{stats:?}");
+    assert!(stats.target <= Duration::from_millis(5), "{stats:?}");
+}
+
+#[test]
+fn a_hole_is_filled_from_the_nearest_packet_that_reaches_so_far() {
+    let mut buffer = JitterBuffer::new();
+    let at = |ms: u64| MediaTime::from_micros(START + ms * 1000);
+    let from = |name| Bytes::from_static(name);
+    buffer.handle_packet(at(0), packet(0, 0));
+    assert!(matches!(buffer.tick(at(20)), Tick::Play { .. }));
+    // 1, 2 and 3 are lost; 4 tells of the one before it, 5 of all.
+    buffer.handle_packet(at(20), Packet { payload: from(b"4"), ..packet(4, 40_000) });
+    buffer.handle_packet(at(20), Packet { payload: from(b"5"), reach: 9, ..packet(5, 50_000) });
+    for (ms, id, payload, back) in [(30, 1, b"5", 4), (40, 2, b"5", 3), (50, 3, b"4", 1)] {
+        let captured = MediaTime::from_micros(id * 10_000);
+        let repair = Some(Repair { payload: from(payload), back, captured });
+        assert_eq!(buffer.tick(at(ms)), Tick::Conceal { repair });
+    }
+    assert!(matches!(buffer.tick(at(60)), Tick::Play { .. }));
+    assert_eq!((buffer.stats().repaired, buffer.stats().concealed), (3, 0));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, run_call, run_flood, run_memory};
+use vchat_tests::estimators::{EstimatorOptions, run_estimators};
 
-/// Measures vchat with real programs, codecs and sound servers.
+/// Measures vchat with real programs, codecs and sound servers, and its parts on simulated networks.
 #[derive(Parser)]
 #[command(name = "vchat-bench", version)]
 struct Args {
@@ -47,6 +48,16 @@ handshakes and pairings. Measured is how the relay's resident memory grows. All 
   vchat-bench memory --clients 100 --together 2"
     )]
     Memory(MemoryOptions),
+    /// Estimators of bandwidth on simulated networks, in virtual time
+    #[command(
+        long_about = "Estimators of bandwidth on simulated networks, in virtual time.
+
+One encoder with a pacer sends over one simulated hop, with the estimator of vchat and with the crate goog_cc, a port of
+WebRTC's. It takes seconds, and the same seed gives the same figures on every machine. docs/congestion.md explains the table.",
+        after_help = "Example: what the estimators do on a link that becomes narrow, ten times a second:
+  vchat-bench estimators --only step --trace"
+    )]
+    Estimators(EstimatorOptions),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +66,7 @@ fn main() -> ExitCode {
         What::Call(options) => run_call(&options),
         What::Flood(options) => run_flood(&options),
         What::Memory(options) => run_memory(&options),
+        What::Estimators(options) => run_estimators(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ enum Step {
     Packet {
         lost: u8,
         way: u8,
-        repairs: bool,
+        reach: u8,
         pauses: bool,
     },
     /// Any packet.
@@ -35,18 +35,18 @@ pub fn jitter(data: &[u8]) {
         && let Ok(step) = Step::arbitrary(&mut input)
     {
         match step {
-            Step::Packet { lost, way, repairs, pauses } => {
+            Step::Packet { lost, way, reach, pauses } => {
                 next = next.plus(u32::from(lost % 4) + 1);
                 let captured = now.offset(-i64::from(way) * 1000);
                 buffer.handle_packet(
                     now,
-                    Packet { id: next, captured, repairs, pauses, payload: Bytes::new() },
+                    Packet { id: next, captured, reach: reach.into(), pauses, payload: Bytes::new() },
                 );
             }
             Step::Stray { id, captured } => {
                 let captured = MediaTime::from_micros(captured);
-                let (repairs, pauses, payload) = (false, false, Bytes::new());
-                buffer.handle_packet(now, Packet { id: FrameId(id), captured, repairs, pauses, payload });
+                let (reach, pauses, payload) = (0, false, Bytes::new());
+                buffer.handle_packet(now, Packet { id: FrameId(id), captured, reach, pauses, payload });
             }
             Step::Tick => drop(buffer.tick(now)),
             Step::Stretched(us) => buffer.handle_stretched(us),
@@ -62,5 +62,5 @@ pub fn jitter(data: &[u8]) {
     assert!(rest.is_some(), "sound that never ends: {:?}", buffer.stats());
 }
 
-/// Each packet may have a hole before it that is concealed for ten ticks at most.
-const PATIENCE: usize = MAX_PACKETS * 11 + 11;
+/// Each packet may have a hole before it that is concealed for ten ticks, and restored for as many as the packet reaches.
+const PATIENCE: usize = MAX_PACKETS * (11 + u8::MAX as usize) + 11;

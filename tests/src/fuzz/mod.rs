@@ -4,6 +4,7 @@
 //! tests here with seeded random bytes, so that every run of the tests exercises them a little.
 
 mod admission;
+mod estimator;
 mod jitter;
 mod reassembly;
 mod room;
@@ -12,6 +13,7 @@ mod trust;
 mod wire;
 
 pub use self::admission::admission;
+pub use self::estimator::estimator;
 pub use self::jitter::jitter;
 pub use self::reassembly::reassembly;
 pub use self::room::room;
@@ -23,13 +25,14 @@ pub use self::wire::{datagram, framing, names};
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("datagram", datagram),
     ("framing", framing),
     ("names", names),
     ("room", room),
     ("reassembly", reassembly),
     ("jitter", jitter),
+    ("estimator", estimator),
     ("session", session),
     ("admission", admission),
     ("trust", trust),

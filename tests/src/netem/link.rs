@@ -128,16 +128,18 @@ impl<T> Link<T> {
         self.counts
     }
 
+    /// How long a packet would wait for its turn if it came in when the link was last told the time; `None` when the
+    /// rate is not limited.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.settings.rate?;
+        Some(self.head_time(self.queued_bits))
+    }
+
     /// The present settings.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// How long a packet that came in now would wait for its turn; `None` when the rate is not limited.
-    fn wait(&self) -> Option<Duration> {
-        self.settings.rate?;
-        Some(self.head_time(self.queued_bits))
     }
 
     /// The time in which the line passes the first `bits` of the queue.

@@ -9,12 +9,13 @@ use vchat_proto::room::kind_of;
 use vchat_proto::session::{ChatLine, Event, Loss, Me, Output, Peer, Session};
 use vchat_proto::units::MediaTime;
 use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::wire::hop::Packet;
 use vchat_proto::wire::limits::{IDLE_TIMEOUT, MAX_FRAGMENTS};
 use vchat_proto::wire::pb;
 
 use super::Path;
 use super::connection::Connection;
-use super::tracks::{Sender, Video, Voice};
+use super::tracks::{Source, Video, Voice};
 use crate::netem::Random;
 
 /// A client and everything that it noticed.
@@ -30,7 +31,7 @@ pub struct Client {
     me: Option<Me>,
     /// Media time at the world's zero: every machine has its own.
     clock: MediaTime,
-    sender: Sender,
+    source: Source,
     video: BTreeMap<TrackId, (ParticipantId, Video)>,
     audio: BTreeMap<TrackId, (ParticipantId, Voice)>,
     /// Video that came before the news of its sender; as many datagrams as the largest frame has.
@@ -43,6 +44,7 @@ pub struct Client {
     connected_at: Option<Duration>,
     joins: Vec<Duration>,
     random: Random,
+    round_trip: Duration,
 }
 
 /// A picture on somebody's screen.
@@ -79,7 +81,7 @@ impl Client {
             me: None,
             // Up to two years, as far apart as machines are.
             clock: MediaTime::from_micros(random.bits() >> 18),
-            sender: Sender::new(now, &mut random),
+            source: Source::new(now, &mut random),
             video: BTreeMap::new(),
             audio: BTreeMap::new(),
             early: VecDeque::new(),
@@ -91,6 +93,7 @@ impl Client {
             connected_at: None,
             joins: Vec::new(),
             random,
+            round_trip: Duration::ZERO,
         }
     }
 
@@ -147,10 +150,6 @@ impl Client {
         self.clock
     }
 
-    pub(super) fn is_sending(&self) -> bool {
-        !self.sender.queue.is_empty()
-    }
-
     pub(super) fn say(&mut self, text: &str) -> ChatId {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.random.bits().to_be_bytes());
@@ -180,7 +179,8 @@ impl Client {
             self.session.handle_timeout(at, self.clock + now);
         }
         self.ask_again(at, now);
-        self.sender.capture(start, now, self.clock);
+        let sender = connection.as_deref_mut().filter(|c| c.client_open).map(|c| &mut c.up.sender);
+        self.source.capture(start, now, self.clock, sender);
         for (_, voice) in self.audio.values_mut() {
             voice.play(now, self.clock, self.heard.entry(voice.from.clone()).or_default());
         }
@@ -197,7 +197,7 @@ impl Client {
         let machines = machines.chain(self.session.poll_timeout());
         let machines = machines.map(|t| t.saturating_duration_since(start));
         let sounds = self.audio.values().map(|(_, v)| v.next_event());
-        machines.chain(sounds).chain(self.connecting).chain([self.sender.next_event()]).min()
+        machines.chain(sounds).chain(self.connecting).chain([self.source.next_event()]).min()
     }
 
     fn receive(
@@ -214,7 +214,7 @@ impl Client {
         if let Some((_, why)) = connection.closed_by_relay.take_if(|(when, _)| *when <= now) {
             connection.client_open = false;
             connection.closed_by_client.get_or_insert(now);
-            self.sender.pause();
+            self.source.pause();
             self.video.clear();
             self.audio.clear();
             self.early.clear();
@@ -228,8 +228,17 @@ impl Client {
             self.session.handle_chat(message);
         }
         while let Some(datagram) = connection.down.poll_datagram(now) {
-            let media = Media::parse(datagram).unwrap_or_else(|e| panic!("the relay sends a {e}"));
-            self.media(at, now, media);
+            let len = datagram.len();
+            let (number, packet) =
+                Packet::parse(datagram).unwrap_or_else(|e| panic!("the relay sends a {e}"));
+            if let Packet::Report(report) = &packet {
+                connection.up.sender.handle_report(at, report);
+            }
+            connection.down.receiver.handle_packet(at, number, len, packet);
+            while let Some(media) = connection.down.receiver.poll_media() {
+                self.round_trip = connection.up.sender.round_trip();
+                self.media(at, now, media);
+            }
         }
     }
 
@@ -245,9 +254,10 @@ impl Client {
                     return;
                 };
                 let mut needed = Vec::new();
-                video.reassembler.handle_media(at, &media);
+                video.reassembler.set_round_trip(self.round_trip);
+                video.reassembler.handle_media(at, self.clock + now, &media);
                 video.drain(now, track, &mut needed, self.shown.entry(video.from.clone()).or_default());
-                needed.into_iter().for_each(|track| self.session.request_key_frame(track));
+                needed.into_iter().for_each(|(track, decoded)| self.session.request_refresh(track, decoded));
             }
             MediaKind::Audio => {
                 if let Some((_, voice)) = self.audio.get_mut(&track) {
@@ -262,11 +272,11 @@ impl Client {
         let mut needed = Vec::new();
         for (track, (_, video)) in &mut self.video {
             if video.reassembler.poll_timeout().is_some_and(|t| t <= at) {
-                video.reassembler.handle_timeout(at);
+                video.reassembler.handle_timeout(at, self.clock + now);
                 video.drain(now, *track, &mut needed, self.shown.entry(video.from.clone()).or_default());
             }
         }
-        needed.into_iter().for_each(|track| self.session.request_key_frame(track));
+        needed.into_iter().for_each(|(track, decoded)| self.session.request_refresh(track, decoded));
     }
 
     /// Does what the session wants done.
@@ -301,10 +311,17 @@ impl Client {
             }
         }
         let Some(connection) = connection else { return };
-        connection.up.pump(now, &mut self.sender.queue, self.cut_since.is_some());
+        let cut = self.cut_since.is_some();
+        while let Some(refresh) = connection.up.sender.poll_refresh() {
+            self.source.want(refresh.decoded);
+        }
+        connection.up.pump(now, cut);
+        if let Some(report) = connection.down.receiver.poll_report(start + now) {
+            connection.up.send_datagram(now, report, cut);
+        }
         if leaves {
             connection.close_from_client(now);
-            self.sender.pause();
+            self.source.pause();
         }
     }
 
@@ -313,7 +330,7 @@ impl Client {
             Event::Joined { me, .. } => {
                 assert!(self.others.is_empty(), "all of before have left: {:?}", self.others);
                 self.joins.push(now);
-                self.sender.begin(&me);
+                self.source.begin(&me);
                 self.me = Some(me);
             }
             Event::PeerJoined(peer) => self.peer(at, now, &peer, clocks),
@@ -322,9 +339,9 @@ impl Client {
                 self.audio.retain(|_, (from, _)| *from != id);
                 assert!(self.others.remove(&id).is_some(), "somebody left who was not here");
             }
-            Event::KeyFrameRequested(_) => {
-                self.key_frames_asked += 1;
-                self.sender.key_frame_wanted = true;
+            Event::RefreshRequested(_, decoded) => {
+                self.key_frames_asked += usize::from(decoded.is_none());
+                self.source.want(decoded);
             }
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
@@ -340,7 +357,10 @@ impl Client {
         let zero_us = clocks.get(name).map_or(0, |clock| -(clock.as_micros() as i64));
         for &(track, kind) in &peer.tracks {
             match kind_of(kind) {
-                MediaKind::Video => drop(self.video.insert(track, (peer.id, Video::new(name, zero_us)))),
+                MediaKind::Video => {
+                    let video = Video::new(name, zero_us, -(self.clock.as_micros() as i64));
+                    self.video.insert(track, (peer.id, video));
+                }
                 MediaKind::Audio => drop(self.audio.insert(track, (peer.id, Voice::new(now, name, zero_us)))),
             }
         }

@@ -1,11 +1,12 @@
 //! A connection between a client and the relay: two links for datagrams, four reliable streams, and its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use vchat_proto::egress::Egress;
+use vchat_proto::hop::{Receiver, Sender, Settings as HopSettings};
 use vchat_proto::id::ParticipantId;
 use vchat_proto::session::Loss;
+use vchat_proto::units::Bitrate;
 use vchat_proto::wire::pb;
 
 use super::Path;
@@ -18,8 +19,6 @@ pub(super) struct Connection {
     pub(super) client: usize,
     pub(super) up: Lane<pb::ClientControl, pb::ChatUp>,
     pub(super) down: Lane<pb::RelayControl, pb::ChatDown>,
-    /// What waits at the relay for this receiver.
-    pub(super) egress: Egress,
     /// Whether each end still counts on the connection.
     pub(super) client_open: bool,
     pub(super) relay_open: bool,
@@ -34,20 +33,27 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Lane<Control, Chat> {
     link: Link<Bytes>,
+    /// The media's two ends.
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
     pub(super) control: Pipe<Control>,
     pub(super) chat: Pipe<Chat>,
     random: Random,
-    /// When the sender may send its next datagram: congestion control that knows the link's rate.
-    free_at: Duration,
+    start: Instant,
 }
 
 impl Connection {
-    pub(super) fn new(now: Duration, client: usize, path: &Path, [up, down]: [Random; 2]) -> Self {
+    pub(super) fn new(
+        start: Instant,
+        now: Duration,
+        client: usize,
+        path: &Path,
+        [up, down]: [Random; 2],
+    ) -> Self {
         Self {
             client,
-            up: Lane::new(now, &path.up, up),
-            down: Lane::new(now, &path.down, down),
-            egress: Egress::default(),
+            up: Lane::new(start, now, &path.up, up),
+            down: Lane::new(start, now, &path.down, down),
             client_open: true,
             relay_open: true,
             participant: None,
@@ -86,26 +92,35 @@ impl Connection {
         }
     }
 
-    /// When something arrives or can be sent. `sending`: the client has media to send.
+    /// When something arrives or can be sent.
     ///
     /// Chat and media wait for the relay to take the hello.
-    pub(super) fn next_event(&self, sending: bool) -> Option<Duration> {
+    pub(super) fn next_event(&self) -> Option<Duration> {
         let up = self.up.next_event(self.participant.is_some()).filter(|_| self.relay_open);
         let down = self.down.next_event(true).filter(|_| self.client_open);
         let closed_by_client = self.closed_by_client.filter(|_| self.relay_open);
         let closed_by_relay = self.closed_by_relay.as_ref().map(|(at, _)| *at).filter(|_| self.client_open);
-        let sends_up = (sending && self.client_open).then_some(self.up.free_at);
-        let sends_down = (!self.egress.is_empty() && self.relay_open).then_some(self.down.free_at);
-        [up, down, closed_by_client, closed_by_relay, sends_up, sends_down].into_iter().flatten().min()
+        [up, down, closed_by_client, closed_by_relay, self.next_timer()].into_iter().flatten().min()
+    }
+
+    /// When something can be sent.
+    pub(super) fn next_timer(&self) -> Option<Duration> {
+        let client = [self.up.sender_timeout(), self.down.receiver_timeout()];
+        let client = client.into_iter().flatten().min().filter(|_| self.client_open);
+        let relay = [self.down.sender_timeout(), self.up.receiver_timeout()];
+        let relay = relay.into_iter().flatten().min().filter(|_| self.relay_open);
+        client.into_iter().chain(relay).min()
     }
 }
 
 impl<Control, Chat> Lane<Control, Chat> {
-    fn new(now: Duration, settings: &Settings, mut random: Random) -> Self {
+    fn new(start: Instant, now: Duration, settings: &Settings, mut random: Random) -> Self {
         let streams = Random::new(random.bits(), 0);
         let (control, chat) = (Pipe::default(), Pipe::default());
         let link = Link::new(settings.clone(), random);
-        Self { link, control, chat, random: streams, free_at: now }
+        let sender = Sender::new(start + now, HopSettings { start: START, video_max: VIDEO_MAX });
+        let receiver = Receiver::new(start + now);
+        Self { link, sender, receiver, control, chat, random: streams, start }
     }
 
     pub(super) fn send_control(&mut self, now: Duration, message: Control) {
@@ -116,22 +131,31 @@ impl<Control, Chat> Lane<Control, Chat> {
         self.chat.push(now, self.link.settings(), &mut self.random, message);
     }
 
-    /// Sends what the queue holds, as fast as the link takes it. `cut`: it goes nowhere.
-    pub(super) fn pump(&mut self, now: Duration, egress: &mut Egress, cut: bool) {
-        while now >= self.free_at {
-            let Some(datagram) = egress.pop() else { return };
-            if let Some(rate) = self.link.settings().rate {
-                let bits = (datagram.len() + OVERHEAD) as u64 * 8_000_000;
-                self.free_at = now + Duration::from_micros(bits / rate.bps().max(1));
-            }
-            if !cut {
-                self.link.handle_packet(now, datagram.len(), datagram);
-            }
+    /// Sends what the sender wants sent now. `cut`: it goes nowhere.
+    pub(super) fn pump(&mut self, now: Duration, cut: bool) {
+        self.sender.handle_timeout(self.start + now);
+        while let Some(datagram) = self.sender.poll_datagram(self.start + now) {
+            self.send_datagram(now, datagram, cut);
+        }
+    }
+
+    /// Sends a datagram past the sender: a report about the other direction.
+    pub(super) fn send_datagram(&mut self, now: Duration, datagram: Bytes, cut: bool) {
+        if !cut {
+            self.link.handle_packet(now, datagram.len() + QUIC_OVERHEAD, datagram);
         }
     }
 
     pub(super) fn poll_datagram(&mut self, now: Duration) -> Option<Bytes> {
         self.link.poll_arrival(now)
+    }
+
+    fn sender_timeout(&self) -> Option<Duration> {
+        self.sender.poll_timeout().map(|t| t.saturating_duration_since(self.start))
+    }
+
+    fn receiver_timeout(&self) -> Option<Duration> {
+        self.receiver.poll_timeout().map(|t| t.saturating_duration_since(self.start))
     }
 
     fn next_event(&self, joined: bool) -> Option<Duration> {
@@ -140,5 +164,8 @@ impl<Control, Chat> Lane<Control, Chat> {
     }
 }
 
-/// IP, UDP and QUIC around a datagram.
-const OVERHEAD: usize = 60;
+/// QUIC around a datagram; the link adds IP and UDP.
+const QUIC_OVERHEAD: usize = 30;
+/// What a hop starts with, and the most that a camera sends.
+const START: Bitrate = Bitrate::from_kbps(900);
+pub(super) const VIDEO_MAX: Bitrate = Bitrate::from_kbps(650);

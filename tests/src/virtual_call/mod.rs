@@ -240,7 +240,7 @@ impl World {
                 self.made += 1;
                 let random = |n| Random::new(self.seed, CONNECTION_STREAMS + 2 * self.made + n);
                 let path = client.path.clone();
-                self.connections.push(Connection::new(now, who, &path, [random(0), random(1)]));
+                self.connections.push(Connection::new(start, now, who, &path, [random(0), random(1)]));
                 client.connected(now);
                 let connection = self.connections.last_mut();
                 client.turn(start, now, connection, &self.clocks);
@@ -252,12 +252,9 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Duration> {
-        let connections = self.connections.iter().filter_map(|c| {
-            let client = &self.clients[c.client];
-            match client.cut_since {
-                Some(since) => Some(since + IDLE_TIMEOUT),
-                None => c.next_event(client.is_sending()),
-            }
+        let connections = self.connections.iter().filter_map(|c| match self.clients[c.client].cut_since {
+            Some(since) => c.next_timer().into_iter().chain([since + IDLE_TIMEOUT]).min(),
+            None => c.next_event(),
         });
         let clients = self.clients.iter().filter(|c| !c.dead).filter_map(|c| c.next_event(self.start));
         let relay = self.relay.next_event(self.start);

@@ -6,7 +6,7 @@ use vchat_proto::id::{DisplayName, ParticipantId};
 use vchat_proto::room::{Output, Room};
 use vchat_proto::session::Loss;
 use vchat_proto::wire::close::CloseCode;
-use vchat_proto::wire::datagram::Media;
+use vchat_proto::wire::hop::Packet;
 use vchat_proto::wire::pb;
 
 use super::connection::Connection;
@@ -14,11 +14,13 @@ use super::connection::Connection;
 #[derive(Debug)]
 pub(super) struct Relay {
     room: Room,
+    /// When the room was told of the hops last.
+    told_at: Option<Instant>,
 }
 
 impl Relay {
     pub(super) const fn new(history: u64) -> Self {
-        Self { room: Room::new(history) }
+        Self { room: Room::new(history), told_at: None }
     }
 
     pub(super) fn people(&self) -> usize {
@@ -56,8 +58,19 @@ impl Relay {
             self.deliver(start + now, now, connections);
         }
         for connection in connections.iter_mut().filter(|c| c.relay_open) {
-            connection.down.pump(now, &mut connection.egress, cut[connection.client]);
+            let cut = cut[connection.client];
+            while let Some(refresh) = connection.down.sender.poll_refresh() {
+                if let Some(id) = connection.participant {
+                    self.room.request_refresh(start + now, id, refresh.track, refresh.decoded);
+                }
+            }
+            connection.down.pump(now, cut);
+            if let Some(report) = connection.up.receiver.poll_report(start + now) {
+                connection.down.send_datagram(now, report, cut);
+            }
         }
+        self.tell_hops(start + now, connections);
+        self.deliver(start + now, now, connections);
     }
 
     fn receive(&mut self, at: Instant, now: Duration, connection: &mut Connection) {
@@ -78,8 +91,28 @@ impl Relay {
             self.room.handle_chat(at, now.as_millis() as u64, id, message);
         }
         while let Some(datagram) = connection.up.poll_datagram(now) {
-            let media = Media::parse(datagram).unwrap_or_else(|e| panic!("a client sends {e}"));
-            self.room.handle_media(at, id, &media);
+            let len = datagram.len();
+            let (number, packet) = Packet::parse(datagram).unwrap_or_else(|e| panic!("a client sends {e}"));
+            if let Packet::Report(report) = &packet {
+                connection.down.sender.handle_report(at, report);
+            }
+            connection.up.receiver.handle_packet(at, number, len, packet);
+            while let Some(media) = connection.up.receiver.poll_media() {
+                self.room.handle_media(at, id, &media);
+            }
+        }
+    }
+
+    /// Tells the room what the hops to its receivers bear, ten times a second.
+    fn tell_hops(&mut self, at: Instant, connections: &[Connection]) {
+        if self.told_at.is_some_and(|t| at < t + TELL_EVERY) {
+            return;
+        }
+        self.told_at = Some(at);
+        for connection in connections.iter().filter(|c| c.relay_open) {
+            if let Some(id) = connection.participant {
+                self.room.handle_budget(at, id, connection.down.sender.video_target());
+            }
         }
     }
 
@@ -110,13 +143,15 @@ impl Relay {
                 }
                 Output::Media(id, header, body) => {
                     let Some(c) = to(connections, id) else { continue };
-                    c.egress.push(at, header, body);
-                    while let Some(track) = c.egress.poll_key_frame_needed() {
-                        self.room.request_key_frame(at, track);
+                    c.down.sender.push(at, header, body);
+                }
+                Output::VideoWanted(id, max) => {
+                    if let Some(c) = to(connections, id) {
+                        c.down.sender.set_video_max(max);
                     }
                 }
                 Output::TrackEnded(track) => {
-                    connections.iter_mut().for_each(|c| c.egress.forget(track));
+                    connections.iter_mut().for_each(|c| c.down.sender.forget(track));
                 }
                 Output::Close(id, code) => {
                     assert!(code == CloseCode::Goodbye, "an honest client was removed: {code:?}");
@@ -129,5 +164,6 @@ impl Relay {
     }
 }
 
+const TELL_EVERY: Duration = Duration::from_millis(100);
 /// The zero of the relay's clock is not that of any client.
 const CLOCK_US: u64 = 500_000_000;

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use vchat_proto::egress::Egress;
-use vchat_proto::id::TrackId;
+use bytes::BytesMut;
+use vchat_proto::hop::Sender;
+use vchat_proto::id::{FrameId, TrackId};
 use vchat_proto::jitter::{FRAME, JitterBuffer, Packet, Stretch, Tick};
-use vchat_proto::packetize::Packetizer;
+use vchat_proto::packetize::{FrameInfo, FrameSizeError, Packetizer};
 use vchat_proto::reassemble::{Output, Reassembler};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Me;
@@ -16,11 +17,11 @@ use super::client::{Heard, Shown};
 use super::media::{Decoder, Encoder};
 use crate::netem::Random;
 
-/// Camera, encoder and microphone, and the queue to the relay.
+/// Camera, encoder and microphone.
 #[derive(Debug)]
-pub(super) struct Sender {
-    pub(super) queue: Egress,
-    pub(super) key_frame_wanted: bool,
+pub(super) struct Source {
+    /// A frame is needed that depends on none later than this one; without one, a key frame.
+    pub(super) wanted: Option<Option<FrameId>>,
     encoder: Encoder,
     video: Option<Packetizer>,
     audio: Option<Packetizer>,
@@ -36,6 +37,8 @@ pub(super) struct Video {
     decoder: Decoder,
     /// When their media clock was zero, in microseconds since the world began.
     clock_zero_us: i64,
+    /// The same of the viewer's.
+    viewer_zero_us: i64,
 }
 
 /// Somebody's sound.
@@ -48,11 +51,10 @@ pub(super) struct Voice {
     clock_zero_us: i64,
 }
 
-impl Sender {
+impl Source {
     pub(super) fn new(now: Duration, random: &mut Random) -> Self {
         Self {
-            queue: Egress::default(),
-            key_frame_wanted: false,
+            wanted: None,
             encoder: Encoder::new(Random::new(random.bits(), 0)),
             video: None,
             audio: None,
@@ -68,54 +70,67 @@ impl Sender {
             track.map(|(id, _)| Packetizer::new(kind, *id))
         };
         (self.video, self.audio) = (of_kind(MediaKind::Video), of_kind(MediaKind::Audio));
-        self.queue = Egress::default();
-        self.key_frame_wanted = true;
+        self.wanted = Some(None);
     }
 
     pub(super) fn pause(&mut self) {
         (self.video, self.audio) = (None, None);
-        self.queue = Egress::default();
     }
 
     pub(super) fn next_event(&self) -> Duration {
         self.picture_at.min(self.sound_at)
     }
 
-    /// Captures what is due. `clock` is media time at the world's zero.
-    pub(super) fn capture(&mut self, start: Instant, now: Duration, clock: MediaTime) {
+    /// Somebody needs a refresh. Of several requests the one that helps all counts.
+    pub(super) fn want(&mut self, decoded: Option<FrameId>) {
+        self.wanted = Some(match (self.wanted, decoded) {
+            (None, decoded) => decoded,
+            (Some(Some(a)), Some(b)) => Some(if a.is_after(b) { b } else { a }),
+            (Some(_), _) => None,
+        });
+    }
+
+    /// Captures what is due, for a connection if there is one. `clock` is media time at the world's zero.
+    pub(super) fn capture(
+        &mut self,
+        start: Instant,
+        now: Duration,
+        clock: MediaTime,
+        mut sender: Option<&mut Sender>,
+    ) {
         let at = start + now;
         while self.picture_at <= now {
             let captured = clock + self.picture_at;
             self.picture_at += FRAME_INTERVAL;
+            let Some((sender, packetizer)) = sender.as_deref_mut().zip(self.video.as_mut()) else { continue };
             // What waits already is enough: the next picture will be a newer one.
-            let backlog = self.queue.video_wait(at) > BACKLOG;
-            if let Some(packetizer) = self.video.as_mut().filter(|_| !backlog) {
-                let (data, key) = self.encoder.encode(std::mem::take(&mut self.key_frame_wanted));
-                send(&mut self.queue, at, packetizer, &data, key, captured);
+            if sender.video_wait(at) > BACKLOG || sender.is_silent(at) {
+                continue;
             }
+            let (data, encoded) = self.encoder.encode(self.wanted.take(), sender.video_target());
+            let info = FrameInfo { captured, ..encoded };
+            send(sender, at, packetizer.packetize_frame(&info, &data));
         }
         while self.sound_at <= now {
             let captured = clock + self.sound_at;
             self.sound_at += FRAME;
-            if let Some(packetizer) = &mut self.audio {
+            if let Some((sender, packetizer)) = sender.as_deref_mut().zip(self.audio.as_mut()) {
                 let number = packetizer.next_frame().0.to_be_bytes();
                 let data: Vec<u8> = number.into_iter().cycle().take(OPUS_BYTES).collect();
-                send(&mut self.queue, at, packetizer, &data, true, captured);
+                send(sender, at, packetizer.packetize(&data, true, captured));
             }
-        }
-        while self.queue.poll_key_frame_needed().is_some() {
-            self.key_frame_wanted = true;
         }
     }
 }
 
 impl Video {
-    pub(super) fn new(from: &str, clock_zero_us: i64) -> Self {
+    pub(super) fn new(from: &str, clock_zero_us: i64, viewer_zero_us: i64) -> Self {
         Self {
             from: from.into(),
             reassembler: Reassembler::default(),
             decoder: Decoder::default(),
             clock_zero_us,
+            viewer_zero_us,
         }
     }
 
@@ -124,12 +139,12 @@ impl Video {
         &mut self,
         now: Duration,
         track: TrackId,
-        needed: &mut Vec<TrackId>,
+        needed: &mut Vec<(TrackId, Option<FrameId>)>,
         shown: &mut Vec<Shown>,
     ) {
         while let Some(output) = self.reassembler.poll_output() {
             match output {
-                Output::KeyFrameNeeded => needed.push(track),
+                Output::RefreshNeeded(decoded) => needed.push((track, decoded)),
                 Output::Frame(frame) => {
                     let picture = self.decoder.decode(&frame.data, &self.from);
                     assert_eq!(
@@ -146,7 +161,9 @@ impl Video {
                         "older than the picture before: {}",
                         self.from
                     );
-                    shown.push(Shown { at: now, captured, number: picture.number, key: frame.key });
+                    let due = frame.due.map_or(0, |due| due.as_micros() as i64 + self.viewer_zero_us);
+                    let at = now.max(Duration::from_micros(due.max(0).unsigned_abs()));
+                    shown.push(Shown { at, captured, number: picture.number, key: frame.key });
                 }
             }
         }
@@ -160,8 +177,8 @@ impl Voice {
 
     pub(super) fn handle(&mut self, now: MediaTime, media: &Media) {
         let (id, captured) = (media.header.frame, media.header.captured);
-        let (repairs, pauses, payload) = (true, false, media.payload());
-        self.buffer.handle_packet(now, Packet { id, captured, repairs, pauses, payload });
+        let (reach, pauses, payload) = (1, false, media.payload());
+        self.buffer.handle_packet(now, Packet { id, captured, reach, pauses, payload });
     }
 
     /// When the sound decoded so far is over.
@@ -212,18 +229,10 @@ impl Voice {
     }
 }
 
-fn send(
-    queue: &mut Egress,
-    at: Instant,
-    packetizer: &mut Packetizer,
-    data: &[u8],
-    key: bool,
-    captured: MediaTime,
-) {
-    let datagrams = packetizer.packetize(data, key, captured).unwrap_or_else(|e| panic!("the model's {e}"));
-    for datagram in datagrams {
+fn send(sender: &mut Sender, at: Instant, datagrams: Result<Vec<BytesMut>, FrameSizeError>) {
+    for datagram in datagrams.unwrap_or_else(|e| panic!("the model's {e}")) {
         let media = Media::parse(datagram.freeze()).unwrap_or_else(|e| panic!("the packetizer makes a {e}"));
-        queue.push(at, media.header, media.body);
+        sender.push(at, media.header, media.body);
     }
 }
 
