@@ -107,7 +107,7 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
                     links.insert(id, link);
                     if answer.send(Ok(id)).is_err() {
                         // The connection broke while it joined.
-                        room.leave(id, pb::LeaveReason::Lost);
+                        room.leave(now, id, pb::LeaveReason::Lost);
                         links.remove(&id);
                     }
                 }
@@ -117,10 +117,12 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
         Command::Control(from, relay_us, message) => room.handle_control(now, relay_us, from, message),
         Command::Chat(from, message) => room.handle_chat(now, unix_ms(), from, message),
         Command::Media(from, media) => room.handle_media(now, from, &media),
-        Command::RefreshNeeded(_, refresh) => room.request_key_frame(now, refresh.track),
+        Command::RefreshNeeded(from, Refresh { track, decoded }) => {
+            room.request_refresh(now, from, track, decoded);
+        }
         Command::Hop(..) => {}
         Command::Leave(id, reason) => {
-            room.leave(id, reason);
+            room.leave(now, id, reason);
             links.remove(&id);
         }
     }
@@ -136,6 +138,11 @@ fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
             Output::Media(to, header, body) => {
                 if let Some(link) = links.get(&to) {
                     drop(link.media.try_send(ToReceiver::Media(header, body)));
+                }
+            }
+            Output::VideoWanted(to, rate) => {
+                if let Some(link) = links.get(&to) {
+                    drop(link.media.try_send(ToReceiver::VideoMax(rate)));
                 }
             }
             Output::Control(to, message) => {

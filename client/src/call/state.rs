@@ -341,7 +341,10 @@ impl Call {
                 };
                 self.notice("chat", &format!("not sent: {why}"));
             }
-            Event::KeyFrameRequested(_) | Event::NextKey(_) => {}
+            Event::RefreshRequested(..)
+            | Event::TrackWanted(..)
+            | Event::Audience { .. }
+            | Event::NextKey(_) => {}
             Event::Reconnecting(why) => {
                 self.connection = Some("Connection lost, connecting again…".into());
                 self.printer.event(&json!({"event": "reconnecting", "reason": why}));

@@ -258,7 +258,7 @@ impl Runner {
                 self.report(now);
             }
         }
-        needed.into_iter().for_each(|refresh| self.session.request_key_frame(refresh.track));
+        needed.into_iter().for_each(|refresh| self.session.request_refresh(refresh.track, refresh.decoded));
     }
 
     fn datagram(&mut self, now: Instant, bytes: Bytes, needed: &mut Vec<Refresh>) {
@@ -348,14 +348,18 @@ impl Runner {
                 self.peers.push(peer.id);
                 let mut needed = Vec::new();
                 self.inbound.joined(Instant::now(), &peer, &mut needed);
-                needed.into_iter().for_each(|refresh| self.session.request_key_frame(refresh.track));
+                needed
+                    .into_iter()
+                    .for_each(|refresh| self.session.request_refresh(refresh.track, refresh.decoded));
             }
             Event::PeerLeft(id) => {
                 self.peers.retain(|p| *p != id);
                 self.inbound.left(id);
             }
             Event::NextKey(said) => self.store_next_key(said),
-            Event::KeyFrameRequested(track) if self.uplink.is_video(track) => self.uplink.want_refresh(None),
+            Event::RefreshRequested(track, decoded) if self.uplink.is_video(track) => {
+                self.uplink.want_refresh(decoded);
+            }
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
         }

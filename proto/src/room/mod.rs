@@ -1,19 +1,27 @@
 //! The relay's side of a call: who is in a room, what is forwarded to whom, and the room's chat.
 
+mod audience;
 mod chat;
-mod keyframe;
+mod layers;
+mod meter;
+mod once;
 mod recent;
+mod refresh;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use self::audience::Audience;
 use self::chat::{History, Posted};
-use self::keyframe::KeyFrameRequests;
+use self::layers::Layers;
+use self::once::Seen;
 use self::recent::Recent;
+use self::refresh::{Need, Requests};
 use crate::bucket::TokenBucket;
-use crate::id::{ChatId, DisplayName, ParticipantId, TrackId};
+use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, TrackId};
+use crate::units::Bitrate;
 use crate::wire::close::CloseCode;
 use crate::wire::datagram::{Media, MediaHeader, MediaKind};
 use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE};
@@ -27,6 +35,8 @@ use crate::wire::pb;
 pub struct Room {
     members: BTreeMap<ParticipantId, Member>,
     tracks: BTreeMap<TrackId, Track>,
+    layers: Layers,
+    audience: Audience,
     chat: History,
     next_participant: u32,
     next_track: u16,
@@ -42,6 +52,8 @@ pub enum Output {
     Chat(ParticipantId, pb::ChatDown),
     /// A media datagram for a participant: its header and its body without hop prefix.
     Media(ParticipantId, MediaHeader, Bytes),
+    /// What the best video that a participant may be sent would take, payload only: its hop need not be probed for more.
+    VideoWanted(ParticipantId, Bitrate),
     /// A track that ended: nothing of it needs to be sent any more.
     TrackEnded(TrackId),
     /// The participant broke the rules and has been removed: close its connection.
@@ -88,17 +100,22 @@ struct Limits {
 struct Track {
     owner: ParticipantId,
     kind: pb::TrackKind,
+    /// Of video.
     recent: Recent,
-    key_frames: KeyFrameRequests,
+    requests: Requests,
+    /// Of audio.
+    seen: Seen,
 }
 
 impl Room {
     /// An empty room. `history` is a random number that names its chat history.
     #[must_use]
-    pub const fn new(history: u64) -> Self {
+    pub fn new(history: u64) -> Self {
         Self {
             members: BTreeMap::new(),
             tracks: BTreeMap::new(),
+            layers: Layers::default(),
+            audience: Audience::default(),
             chat: History::new(history),
             next_participant: 1,
             next_track: 1,
@@ -121,7 +138,7 @@ impl Room {
     ) -> Result<ParticipantId, CloseCode> {
         let identity = Identity { pin, instance: hello.instance };
         if let Some(ghost) = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id)) {
-            self.leave(ghost, pb::LeaveReason::Lost);
+            self.leave(now, ghost, pb::LeaveReason::Lost);
             self.output.push_back(Output::Close(ghost, CloseCode::Goodbye));
         }
         if self.members.len() >= MAX_PARTICIPANTS {
@@ -129,13 +146,20 @@ impl Room {
         }
         let kinds: Vec<pb::TrackKind> =
             hello.publish.iter().filter_map(|k| pb::TrackKind::try_from(*k).ok()).collect();
-        if kinds.len() > MAX_TRACKS || kinds.contains(&pb::TrackKind::Unspecified) {
+        let count = |kind| kinds.iter().filter(|k| **k == kind).count();
+        let small_alone = count(pb::TrackKind::CameraSmall) > count(pb::TrackKind::Camera);
+        if kinds.len() > MAX_TRACKS || kinds.contains(&pb::TrackKind::Unspecified) || small_alone {
             return Err(CloseCode::Protocol);
         }
         let id = ParticipantId(self.next_participant);
         self.next_participant += 1;
         let videos = kinds.iter().filter(|kind| kind_of(**kind) == MediaKind::Video).count();
-        let tracks = kinds.into_iter().map(|kind| self.add_track(id, kind, Recent::one_of(videos))).collect();
+        let tracks: Vec<TrackId> =
+            kinds.iter().map(|kind| self.add_track(id, *kind, Recent::one_of(videos))).collect();
+        let of_kind = |kind| kinds.iter().zip(&tracks).filter(move |(k, _)| **k == kind).map(|(_, t)| *t);
+        let mut smalls = of_kind(pb::TrackKind::CameraSmall);
+        let cameras: Vec<_> = of_kind(pb::TrackKind::Camera).map(|full| (full, smalls.next())).collect();
+        let speaks = kinds.contains(&pb::TrackKind::Microphone);
         let member = Member {
             identity,
             name,
@@ -154,13 +178,19 @@ impl Room {
             pb::relay_control::Body::Welcome(pb::Welcome { you, others, room: hello.room.clone() }),
         );
         self.announce(id);
-        self.show_video(now, id);
+        cameras.into_iter().for_each(|(full, small)| self.layers.add_camera(now, id, full, small));
+        let pb::Subscriptions { audio, video } = hello.subscriptions.unwrap_or_default();
+        self.layers.add_receiver(now, id, video);
+        self.audience.join(id, speaks, audio);
+        self.act(now);
         Ok(id)
     }
 
     /// Lets somebody go, for whatever reason; no-op for somebody who is not here.
-    pub fn leave(&mut self, id: ParticipantId, reason: pb::LeaveReason) {
+    pub fn leave(&mut self, now: Instant, id: ParticipantId, reason: pb::LeaveReason) {
         let Some(member) = self.members.remove(&id) else { return };
+        self.audience.leave(id);
+        self.layers.remove(now, id);
         for track in member.tracks {
             self.tracks.remove(&track);
             self.output.push_back(Output::TrackEnded(track));
@@ -168,6 +198,7 @@ impl Room {
         let left = pb::Left { participant: id.0, reason: reason.into() };
         let others: Vec<ParticipantId> = self.members.keys().copied().collect();
         others.into_iter().for_each(|to| self.control(to, pb::relay_control::Body::Left(left)));
+        self.act(now);
     }
 
     /// Takes a message from a participant's control stream (the hello went to [`Self::join`]). `relay_us` is the relay's
@@ -182,25 +213,30 @@ impl Room {
         use pb::client_control::Body;
         let Some(member) = self.members.get_mut(&from) else { return };
         if !member.limits.messages.take(now, 1) {
-            return self.remove(from, CloseCode::TooFast);
+            return self.remove(now, from, CloseCode::TooFast);
         }
         match message.body {
-            Some(Body::Hello(_)) => self.remove(from, CloseCode::Protocol),
+            Some(Body::Hello(_)) => self.remove(now, from, CloseCode::Protocol),
             Some(Body::MediaState(state)) if member.media_state != state => {
                 member.media_state = state;
                 self.announce(from);
             }
             Some(Body::Subscriptions(subscriptions)) => {
-                let had_video = member.subscriptions.video;
                 member.subscriptions = subscriptions;
-                if subscriptions.video && !had_video {
-                    self.show_video(now, from);
-                }
+                self.audience.set_hears(from, subscriptions.audio);
+                self.layers.set_sees(now, from, subscriptions.video);
+                self.act(now);
             }
             Some(Body::KeyFrameRequest(request)) => {
                 if let Ok(track) = u16::try_from(request.track) {
-                    self.request_key_frame(now, TrackId(track));
+                    self.request_refresh(now, from, TrackId(track), request.decoded.map(FrameId));
                 }
+            }
+            Some(Body::View(view)) => {
+                let tiles = view.tiles.into_iter().take(MAX_PARTICIPANTS);
+                let heights = tiles.map(|t| (ParticipantId(t.participant), t.height)).collect();
+                self.layers.set_view(now, from, heights);
+                self.act(now);
             }
             Some(Body::ClockPing(pb::ClockPing { sent_us })) => {
                 self.control(from, pb::relay_control::Body::ClockPong(pb::ClockPong { sent_us, relay_us }));
@@ -209,7 +245,7 @@ impl Room {
                 member.clock = Some(clock);
                 self.announce(from);
             }
-            Some(Body::Goodbye(_)) => self.leave(from, pb::LeaveReason::Goodbye),
+            Some(Body::Goodbye(_)) => self.leave(now, from, pb::LeaveReason::Goodbye),
             // The relay's next key concerns no room.
             Some(Body::MediaState(_) | Body::Clock(_) | Body::NextKeyStored(_)) | None => {}
         }
@@ -219,12 +255,12 @@ impl Room {
     pub fn handle_chat(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, message: pb::ChatUp) {
         let Some(member) = self.members.get_mut(&from) else { return };
         if !member.limits.messages.take(now, 1) {
-            return self.remove(from, CloseCode::TooFast);
+            return self.remove(now, from, CloseCode::TooFast);
         }
         match message.body {
             Some(pb::chat_up::Body::Resume(resume)) => {
                 if std::mem::replace(&mut member.chatting, true) {
-                    return self.remove(from, CloseCode::Protocol);
+                    return self.remove(now, from, CloseCode::Protocol);
                 }
                 let (history, missed) = self.chat.since(resume);
                 let lines = missed.map(|l| pb::chat_down::Body::Line(l.clone()));
@@ -237,8 +273,8 @@ impl Room {
         }
     }
 
-    /// Takes a media datagram from a participant and forwards it to everybody who wants it. Whoever reads datagrams from
-    /// the network keeps to [`MEDIA_RATE`](crate::wire::limits::MEDIA_RATE) before they get here.
+    /// Takes a media datagram from a participant and forwards it to everybody who is to get it: each frame of sound once, of
+    /// video what was chosen for each receiver. Whoever reads datagrams from the network keeps to [`MEDIA_RATE`](crate::wire::limits::MEDIA_RATE) before they get here.
     pub fn handle_media(&mut self, now: Instant, from: ParticipantId, media: &Media) {
         let header = &media.header;
         if !self.members.contains_key(&from) {
@@ -246,37 +282,68 @@ impl Room {
         }
         let Some(track) = self.tracks.get_mut(&header.track) else { return };
         if track.owner != from || kind_of(track.kind) != header.kind {
-            return self.remove(from, CloseCode::Protocol);
+            return self.remove(now, from, CloseCode::Protocol);
         }
-        if header.kind == MediaKind::Video && track.recent.push(now, header, &media.body) {
-            track.key_frames.answered();
-        }
-        for (&to, receiver) in &self.members {
-            if to != from && receiver.wants(header.kind) {
-                self.output.push_back(Output::Media(to, *header, media.body.clone()));
+        let output = &mut self.output;
+        match header.kind {
+            MediaKind::Audio if track.seen.is_new(header.frame) => {
+                for (&to, receiver) in &self.members {
+                    if to != from && receiver.subscriptions.audio {
+                        output.push_back(Output::Media(to, *header, media.body.clone()));
+                    }
+                }
+            }
+            MediaKind::Audio => {}
+            MediaKind::Video => {
+                let begins = track.recent.push(now, header, &media.body);
+                track.requests.handle_media(header, begins);
+                let bytes = media.body.len() - MediaHeader::LEN;
+                self.layers.handle_media(now, header, bytes, begins, |to| {
+                    output.push_back(Output::Media(to, *header, media.body.clone()));
+                });
+                self.act(now);
             }
         }
     }
 
-    /// Somebody cannot show this track without a key frame: asks its owner, but not too often.
-    pub fn request_key_frame(&mut self, now: Instant, track: TrackId) {
-        let Some(t) = self.tracks.get_mut(&track).filter(|t| kind_of(t.kind) == MediaKind::Video) else {
-            return;
-        };
-        if t.key_frames.request(now) {
-            let owner = t.owner;
-            self.ask_for_key_frame(owner, track);
+    /// A receiver needs a frame of this track that depends on none later than `decoded`, or, without it, a key frame: asks the
+    /// owner, but not too often. Ignored when the receiver is not sent the track, nor about to be.
+    pub fn request_refresh(
+        &mut self,
+        now: Instant,
+        from: ParticipantId,
+        track: TrackId,
+        decoded: Option<FrameId>,
+    ) {
+        if self.layers.cares(now, from, track) {
+            self.ask(now, track, decoded);
         }
+    }
+
+    /// The hop to a receiver carries so much video, payload only. Most of what is chosen for a receiver is looked at only here, so
+    /// this is to be called some times a second, whether or not the budget has changed.
+    pub fn handle_budget(&mut self, now: Instant, receiver: ParticipantId, budget: Bitrate) {
+        self.layers.handle_budget(now, receiver, budget);
+        self.act(now);
+    }
+
+    /// The hop to a receiver loses so many of a thousand datagrams, for so long at a time.
+    pub fn handle_loss(&mut self, now: Instant, receiver: ParticipantId, loss_permille: u32, burst_ms: u32) {
+        self.audience.handle_way(receiver, pb::Audience { loss_permille, burst_ms });
+        self.tell_speakers(now);
     }
 
     /// Call when the time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<(ParticipantId, TrackId)> = self
+        let due: Vec<(ParticipantId, TrackId, Need)> = self
             .tracks
             .iter_mut()
-            .filter_map(|(id, t)| t.key_frames.handle_timeout(now).then_some((t.owner, *id)))
+            .filter_map(|(id, t)| Some((t.owner, *id, t.requests.handle_timeout(now)?)))
             .collect();
-        due.into_iter().for_each(|(owner, track)| self.ask_for_key_frame(owner, track));
+        due.into_iter().for_each(|(owner, track, need)| self.ask_owner(owner, track, need));
+        self.layers.handle_timeout(now);
+        self.act(now);
+        self.tell_speakers(now);
     }
 
     /// What to do next, if anything.
@@ -287,7 +354,8 @@ impl Room {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.tracks.values().filter_map(|t| t.key_frames.poll_timeout()).min()
+        let requests = self.tracks.values().filter_map(|t| t.requests.poll_timeout()).min();
+        [requests, self.layers.poll_timeout(), self.audience.poll_timeout()].into_iter().flatten().min()
     }
 
     /// How many people are here.
@@ -305,10 +373,10 @@ impl Room {
     fn handle_post(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, post: pb::Post) {
         let Some(member) = self.members.get_mut(&from) else { return };
         let Ok(id) = <[u8; 16]>::try_from(&post.id[..]) else {
-            return self.remove(from, CloseCode::Protocol);
+            return self.remove(now, from, CloseCode::Protocol);
         };
         if !member.chatting {
-            return self.remove(from, CloseCode::Protocol);
+            return self.remove(now, from, CloseCode::Protocol);
         }
         let posted = if member.limits.posts.take(now, 1) {
             self.chat.post((from, member.name.as_str()), ChatId(id), &post.text, unix_ms)
@@ -333,24 +401,50 @@ impl Room {
         }
     }
 
-    /// Sends what a receiver needs to see a picture of everybody at once: the latest group of pictures, or, where that is
-    /// too old, a request for a key frame to the publisher.
-    fn show_video(&mut self, now: Instant, to: ParticipantId) {
-        if !self.members.get(&to).is_some_and(|m| m.wants(MediaKind::Video)) {
-            return;
-        }
-        let mut needed = Vec::new();
-        for (id, track) in &self.tracks {
-            if track.owner == to || kind_of(track.kind) != MediaKind::Video {
-                continue;
+    /// Does what was decided about who gets what.
+    fn act(&mut self, now: Instant) {
+        while let Some(output) = self.layers.poll_output() {
+            match output {
+                layers::Output::Begin(to, track) => self.show(now, to, track),
+                layers::Output::KeyFrame(track) => self.ask(now, track, None),
+                layers::Output::Wanted(owner, track, wanted) => {
+                    let wanted = pb::Wanted { track: track.0.into(), wanted };
+                    self.control(owner, pb::relay_control::Body::Wanted(wanted));
+                }
+                layers::Output::VideoWanted(to, rate) => self.output.push_back(Output::VideoWanted(to, rate)),
             }
-            let replay = track.recent.replay(now);
-            if replay.is_empty() {
-                needed.push(*id);
-            }
-            self.output.extend(replay.iter().map(|(header, body)| Output::Media(to, *header, body.clone())));
         }
-        needed.into_iter().for_each(|track| self.request_key_frame(now, track));
+    }
+
+    /// Sends what a receiver needs to see a picture at once: the latest group of pictures, or, where that is too old, a request
+    /// for a key frame to the publisher.
+    fn show(&mut self, now: Instant, to: ParticipantId, track: TrackId) {
+        let replay = self.tracks.get(&track).map_or(&[][..], |t| t.recent.replay(now));
+        let Some((first, _)) = replay.first() else { return self.ask(now, track, None) };
+        let thin = !self.layers.sends_discardable(to, track);
+        for (header, body) in replay.iter().filter(|(header, _)| !(thin && header.discardable)) {
+            self.output.push_back(Output::Media(to, *header, body.clone()));
+        }
+        self.layers.began(to, track, first.frame);
+    }
+
+    fn ask(&mut self, now: Instant, track: TrackId, decoded: Option<FrameId>) {
+        let Some(t) = self.tracks.get_mut(&track) else { return };
+        if let Some(need) = t.requests.request(now, decoded) {
+            let owner = t.owner;
+            self.ask_owner(owner, track, need);
+        }
+    }
+
+    fn ask_owner(&mut self, owner: ParticipantId, track: TrackId, need: Need) {
+        let request = pb::KeyFrameRequest { track: track.0.into(), decoded: need.decoded().map(|f| f.0) };
+        self.control(owner, pb::relay_control::Body::KeyFrameRequest(request));
+    }
+
+    fn tell_speakers(&mut self, now: Instant) {
+        for (to, way) in self.audience.handle_timeout(now) {
+            self.control(to, pb::relay_control::Body::Audience(way));
+        }
     }
 
     fn add_track(&mut self, owner: ParticipantId, kind: pb::TrackKind, recent: Recent) -> TrackId {
@@ -359,13 +453,13 @@ impl Room {
         }
         let id = TrackId(self.next_track);
         self.next_track = self.next_track.wrapping_add(1);
-        let track = Track { owner, kind, recent, key_frames: KeyFrameRequests::default() };
-        self.tracks.insert(id, track);
+        let (requests, seen) = (Requests::default(), Seen::default());
+        self.tracks.insert(id, Track { owner, kind, recent, requests, seen });
         id
     }
 
-    fn remove(&mut self, id: ParticipantId, code: CloseCode) {
-        self.leave(id, pb::LeaveReason::Removed);
+    fn remove(&mut self, now: Instant, id: ParticipantId, code: CloseCode) {
+        self.leave(now, id, pb::LeaveReason::Removed);
         self.output.push_back(Output::Close(id, code));
     }
 
@@ -392,11 +486,6 @@ impl Room {
         }
     }
 
-    fn ask_for_key_frame(&mut self, owner: ParticipantId, track: TrackId) {
-        let request = pb::KeyFrameRequest { track: track.0.into() };
-        self.control(owner, pb::relay_control::Body::KeyFrameRequest(request));
-    }
-
     fn control(&mut self, to: ParticipantId, body: pb::relay_control::Body) {
         self.output.push_back(Output::Control(to, pb::RelayControl { body: Some(body) }));
     }
@@ -406,21 +495,12 @@ impl Room {
     }
 }
 
-impl Member {
-    const fn wants(&self, kind: MediaKind) -> bool {
-        match kind {
-            MediaKind::Audio => self.subscriptions.audio,
-            MediaKind::Video => self.subscriptions.video,
-        }
-    }
-}
-
 /// What datagrams a kind of track has.
 #[must_use]
 pub const fn kind_of(kind: pb::TrackKind) -> MediaKind {
     match kind {
         pb::TrackKind::Microphone => MediaKind::Audio,
-        pb::TrackKind::Camera | pb::TrackKind::Unspecified => MediaKind::Video,
+        pb::TrackKind::Camera | pb::TrackKind::CameraSmall | pb::TrackKind::Unspecified => MediaKind::Video,
     }
 }
 

@@ -158,7 +158,10 @@ fn requests_for_key_frames_are_coalesced() {
     w.pass(1000);
     let track = welcome.you.expect("you").tracks[0].id;
     for id in &others {
-        w.control(*id, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track }));
+        w.control(
+            *id,
+            pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track, decoded: None }),
+        );
     }
     assert_eq!(key_frame_requests(&w.drain(), ann), 1);
     while let Some(due) = w.room.poll_timeout() {
@@ -315,7 +318,7 @@ proptest! {
                 Step::Leave(n) if !people.is_empty() => {
                     let (id, ..) = people.remove(at(n));
                     w.drain();
-                    w.room.leave(id, pb::LeaveReason::Lost);
+                    w.room.leave(w.now, id, pb::LeaveReason::Lost);
                 }
                 Step::Media(n, m, key) if !people.is_empty() => {
                     let mut packetizer = people[at(m)].1.clone();
@@ -325,7 +328,7 @@ proptest! {
                 }
                 Step::KeyFrame(n, track) if !people.is_empty() => {
                     let from = people[at(n)].0;
-                    w.control(from, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track: track.into() }));
+                    w.control(from, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track: track.into(), decoded: None }));
                 }
                 Step::Chat(n, id) if !people.is_empty() => w.say(people[at(n)].0, id),
                 Step::Subscribe(n, audio, video) if !people.is_empty() => {
@@ -353,7 +356,7 @@ proptest! {
                         prop_assert!(last.is_some_and(|last| last == 0 || line.seq == last + 1));
                     }
                     Output::Chat(to, _) | Output::Control(to, _) => prop_assert!(people.iter().any(|p| p.0 == to)),
-                    Output::TrackEnded(_) => {}
+                    Output::TrackEnded(_) | Output::VideoWanted(..) => {}
                 }
             }
         }

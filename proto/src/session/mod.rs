@@ -1,12 +1,14 @@
 //! The client's side of a call: joining, who is there, chat that arrives once and in order, and coming back after a break.
 
 mod clock;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::clock::ClockSync;
-use crate::id::{ChatId, DisplayName, ParticipantId, RoomName, TrackId};
+use self::view::View;
+use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, RoomName, TrackId};
 use crate::units::MediaTime;
 use crate::wire::close::CloseCode;
 use crate::wire::limits::{MAX_CHAT_TEXT, MAX_PARTICIPANTS, MAX_TRACKS};
@@ -27,6 +29,7 @@ pub struct Session {
     me: Option<Me>,
     peers: BTreeMap<ParticipantId, Peer>,
     chat: Chat,
+    view: View,
     clock: ClockSync,
     published_clock: Option<pb::Clock>,
     ping_at: Option<Instant>,
@@ -133,8 +136,19 @@ pub enum Event {
     ChatStored(ChatId, u64),
     /// The relay will not store what we said.
     ChatRefused(ChatId, pb::RefusalReason),
-    /// Somebody needs a key frame of this track of ours.
-    KeyFrameRequested(TrackId),
+    /// Somebody needs a frame of this track of ours that depends on none later than this one; without one, a key frame.
+    RefreshRequested(TrackId, Option<FrameId>),
+    /// Whether anybody receives this small track of ours; nobody does until the first such event after each
+    /// [`Event::Joined`].
+    TrackWanted(TrackId, bool),
+    /// The worst way from the relay to somebody who hears us; a perfect one until the first such event after each
+    /// [`Event::Joined`].
+    Audience {
+        /// Of a thousand datagrams.
+        loss_permille: u32,
+        /// How long losses last.
+        burst_ms: u32,
+    },
     /// What the relay says of its next key: DER of its SubjectPublicKeyInfo, and the proof; none when it has none. Not verified
     /// here. When it is on disk, call [`Session::next_key_stored`].
     NextKey(Option<(Vec<u8>, Vec<u8>)>),
@@ -218,6 +232,7 @@ impl Session {
             me: None,
             peers: BTreeMap::new(),
             chat: Chat::default(),
+            view: View::default(),
             clock: ClockSync::default(),
             published_clock: None,
             ping_at: None,
@@ -293,11 +308,17 @@ impl Session {
                 }
             }
             Some(Body::KeyFrameRequest(request)) => {
-                let ours = |t: &&(TrackId, pb::TrackKind)| u32::from(t.0.0) == request.track;
-                if let Some((track, _)) = self.me.iter().flat_map(|m| &m.tracks).find(ours) {
-                    let track = *track;
-                    self.event(Event::KeyFrameRequested(track));
+                if let Some(track) = self.own_track(request.track) {
+                    self.event(Event::RefreshRequested(track, request.decoded.map(FrameId)));
                 }
+            }
+            Some(Body::Wanted(wanted)) => {
+                if let Some(track) = self.own_track(wanted.track) {
+                    self.event(Event::TrackWanted(track, wanted.wanted));
+                }
+            }
+            Some(Body::Audience(pb::Audience { loss_permille, burst_ms })) => {
+                self.event(Event::Audience { loss_permille, burst_ms });
             }
             Some(Body::ClockPong(pong)) => {
                 self.clock.handle_pong(at, &pong);
@@ -383,12 +404,19 @@ impl Session {
         }
     }
 
-    /// Asks for a key frame of somebody's track.
-    pub fn request_key_frame(&mut self, track: TrackId) {
+    /// Asks for a frame of somebody's track that depends on none later than `decoded`; without one, for a key frame.
+    pub fn request_refresh(&mut self, track: TrackId, decoded: Option<FrameId>) {
         if self.state == State::Joined {
-            let request = pb::KeyFrameRequest { track: track.0.into() };
+            let request = pb::KeyFrameRequest { track: track.0.into(), decoded: decoded.map(|f| f.0) };
             self.control(pb::client_control::Body::KeyFrameRequest(request));
         }
+    }
+
+    /// Tells the relay how high, in pixels, the others are shown here; 0: not at all. Who is missing is shown at full size. May be called
+    /// as often as anything changes: what is news is told at once, then five times a second at most.
+    pub fn set_view(&mut self, now: Instant, heights: Vec<(ParticipantId, u32)>) {
+        self.view.set(heights);
+        self.tell_view(now);
     }
 
     /// Tells the relay that its next key, with this pin, is on our disk.
@@ -419,6 +447,7 @@ impl Session {
             self.pings = self.pings.saturating_add(1);
             self.ping_at = Some(now + if self.pings < FAST_PINGS { FAST_PING } else { SLOW_PING });
         }
+        self.tell_view(now);
     }
 
     /// What to do next, if anything.
@@ -433,7 +462,8 @@ impl Session {
             State::Waiting { until, .. } => Some(until),
             _ => None,
         };
-        [retry, self.ping_at].into_iter().flatten().min()
+        let view = self.view.poll_timeout().filter(|_| self.state == State::Joined);
+        [retry, self.ping_at, view].into_iter().flatten().min()
     }
 
     /// What to add to a peer's media time, in microseconds, to get a time of the local media clock; none while it is unknown.
@@ -455,6 +485,8 @@ impl Session {
         {
             self.control(pb::client_control::Body::MediaState(state));
         }
+        self.view.forget_told();
+        self.tell_view(now);
         self.ever_joined = true;
         self.me = Some(me.clone());
         let gone: Vec<ParticipantId> = std::mem::take(&mut self.peers).into_keys().collect();
@@ -480,6 +512,19 @@ impl Session {
             self.published_clock = Some(best);
             self.control(pb::client_control::Body::Clock(best));
         }
+    }
+
+    fn tell_view(&mut self, now: Instant) {
+        if self.state == State::Joined
+            && let Some(view) = self.view.news(now)
+        {
+            self.control(pb::client_control::Body::View(view));
+        }
+    }
+
+    fn own_track(&self, id: u32) -> Option<TrackId> {
+        let mut tracks = self.me.iter().flat_map(|me| &me.tracks).map(|(track, _)| *track);
+        tracks.find(|track| u32::from(track.0) == id)
     }
 
     /// Takes a post out of the outbox that the relay has decided on.

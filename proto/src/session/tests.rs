@@ -287,9 +287,13 @@ fn only_our_own_tracks_are_asked_of_us() {
     let now = Instant::now();
     let mut s = joined(now);
     for track in [10, 20, u32::MAX] {
-        relay(&mut s, now, pb::relay_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track }));
+        relay(
+            &mut s,
+            now,
+            pb::relay_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track, decoded: None }),
+        );
     }
-    assert_eq!(events(&mut s), [Event::KeyFrameRequested(TrackId(10))]);
+    assert_eq!(events(&mut s), [Event::RefreshRequested(TrackId(10), None)]);
 }
 
 #[test]

@@ -69,8 +69,22 @@
 //! ```
 //!
 //! A datagram has at most [`limits::MAX_DATAGRAM`] bytes. Unknown kinds are ignored. A frame may be decoded when the frame
-//! it depends on has been decoded; a receiver that waits in vain asks for a key frame. A relay drops frames whole and,
-//! after a drop, everything that depends on it.
+//! it depends on has been decoded; a receiver that waits in vain asks for one that it can decode (`KeyFrameRequest`). A relay
+//! drops frames whole and, after a drop, everything that depends on it.
+//!
+//! Sound may come several times over a hop that loses much; a relay forwards each frame of it once.
+//!
+//! # Layers
+//! A client may publish a small camera track beside a camera: the same pictures at half the width and height, encoded only
+//! while the relay says that somebody receives it (`Wanted`). The relay sends a receiver one of the two at a time, or neither, as
+//! that receiver's hop and `View` allow, and may leave out discardable frames. It changes from one to the other where a
+//! key frame of the other begins, so that the receiver needs nothing but the frames that come. Each receiver of a participant
+//! listens to both tracks and shows what comes of either.
+//!
+//! A request for a frame (`KeyFrameRequest`) names the newest frame of the track that the receiver has decoded and on which
+//! others may depend; without one it asks for a key frame. The relay makes few requests of many: the owner of the track is asked for
+//! a frame that helps everybody who waits, key frames at most every 300 ms and other refreshes at most every 100 ms. A request
+//! about a track that the relay does not send to who asks is ignored.
 //!
 //! # Clocks
 //! All capture times of one participant are of one clock with an arbitrary zero. Each client measures how its media

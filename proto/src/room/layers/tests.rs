@@ -1,0 +1,1 @@
+//! Of choices, in virtual time.
