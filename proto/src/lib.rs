@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod egress;
 pub mod id;
 pub mod jitter;
+pub mod ladder;
 pub mod packetize;
 pub mod reassemble;
 pub mod room;

@@ -7,12 +7,30 @@ use crate::units::MediaTime;
 use crate::wire::datagram::{Dependency, MediaHeader, MediaKind};
 use crate::wire::limits::MAX_FRAGMENTS;
 
-/// Cuts the frames of one track into datagrams and numbers them.
+/// Cuts the frames of one track into datagrams.
+///
+/// Either numbers the frames itself ([`Self::packetize`]: audio, and video of which each frame refers to the one before)
+/// or takes what their encoder says of them ([`Self::packetize_frame`]).
 #[derive(Clone, Debug)]
 pub struct Packetizer {
     kind: MediaKind,
     track: TrackId,
     next: FrameId,
+}
+
+/// What an encoder says of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// Its number in its track.
+    pub number: FrameId,
+    /// What must have been decoded before.
+    pub dependency: Dependency,
+    /// Temporal layer, 0 to 7.
+    pub temporal: u8,
+    /// No other frame depends on it.
+    pub discardable: bool,
+    /// When it was captured.
+    pub captured: MediaTime,
 }
 
 /// A frame is larger than [`MAX_FRAME`] or empty; it was not sent and took no number.
@@ -39,13 +57,25 @@ impl Packetizer {
         self.next
     }
 
-    /// Cuts one frame into fragments of nearly equal size (a short last one would be lost as easily as a long one
-    /// and carry less). `key`: it depends on no other; otherwise, for video, on the frame before it.
+    /// Cuts the next frame. `key`: it depends on no other; otherwise, for video, on the frame before it.
     pub fn packetize(
         &mut self,
         data: &[u8],
         key: bool,
         captured: MediaTime,
+    ) -> Result<Vec<BytesMut>, FrameSizeError> {
+        let dependency =
+            if key || self.kind == MediaKind::Audio { Dependency::None } else { Dependency::Back(1) };
+        let number = self.next;
+        self.packetize_frame(&FrameInfo { number, dependency, temporal: 0, discardable: false, captured }, data)
+    }
+
+    /// Cuts one frame into fragments of nearly equal size: a short last one would be lost as easily as a long one and
+    /// carry less. Frames numbered by [`Self::packetize`] go on after this one.
+    pub fn packetize_frame(
+        &mut self,
+        frame: &FrameInfo,
+        data: &[u8],
     ) -> Result<Vec<BytesMut>, FrameSizeError> {
         if data.is_empty()
             || data.len() > MAX_FRAME
@@ -54,23 +84,21 @@ impl Packetizer {
             return Err(FrameSizeError(data.len()));
         }
         let count = data.len().div_ceil(MediaHeader::MAX_PAYLOAD);
-        let dependency =
-            if key || self.kind == MediaKind::Audio { Dependency::None } else { Dependency::Back(1) };
         let header = |index: usize| MediaHeader {
             kind: self.kind,
             track: self.track,
-            frame: self.next,
+            frame: frame.number,
             index: index as u16,
             count: count as u16,
-            dependency,
-            discardable: false,
-            temporal: 0,
+            dependency: frame.dependency,
+            discardable: frame.discardable,
+            temporal: frame.temporal,
             spatial: 0,
-            captured,
+            captured: frame.captured,
         };
         let cut = |i: usize| i * data.len() / count;
         let datagrams = (0..count).map(|i| header(i).datagram(&data[cut(i)..cut(i + 1)])).collect();
-        self.next = self.next.plus(1);
+        self.next = frame.number.plus(1);
         Ok(datagrams)
     }
 }
@@ -97,6 +125,25 @@ mod tests {
             parts.iter().all(|m| m.header.frame == FrameId(1) && m.header.dependency == Dependency::Back(1))
         );
         assert_eq!(parts.iter().flat_map(|m| m.payload().to_vec()).collect::<Vec<_>>(), data);
+    }
+
+    #[test]
+    fn what_the_encoder_says_is_in_every_fragment() {
+        let mut packetizer = Packetizer::new(MediaKind::Video, TrackId(3));
+        let frame = FrameInfo {
+            number: FrameId(40),
+            dependency: Dependency::Back(3),
+            temporal: 1,
+            discardable: true,
+            captured: MediaTime::from_micros(7),
+        };
+        let parts = packetizer.packetize_frame(&frame, &[1; 3000]).expect("fits");
+        for part in parts {
+            let MediaHeader { frame: number, dependency, temporal, discardable, captured, .. } =
+                Media::parse(part.freeze()).expect("valid").header;
+            assert_eq!(FrameInfo { number, dependency, temporal, discardable, captured }, frame);
+        }
+        assert_eq!(packetizer.next_frame(), FrameId(41));
     }
 
     #[test]

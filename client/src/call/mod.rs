@@ -15,6 +15,7 @@ mod freeze;
 mod peer;
 mod state;
 mod statistics;
+mod stream;
 
 use std::io::{BufRead, IsTerminal, Read};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};

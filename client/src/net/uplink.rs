@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use vchat_proto::egress::Egress;
 use vchat_proto::id::TrackId;
-use vchat_proto::packetize::{FrameSizeError, Packetizer};
+use vchat_proto::packetize::{FrameInfo, FrameSizeError, Packetizer};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Me;
 use vchat_proto::wire::datagram::{Media, MediaKind};
 
 use super::Demand;
 use crate::audio::AudioPacket;
-use crate::video::EncodedFrame;
+use crate::video::{EncodedFrame, Encoding};
 
 /// Cuts our frames into datagrams and queues them until the connection takes them.
 pub(crate) struct Uplink {
@@ -55,8 +55,8 @@ impl Uplink {
         (self.audio, self.video) = (of_kind(MediaKind::Audio), of_kind(MediaKind::Video));
         self.egress = Egress::default();
         self.video_begun = false;
-        self.demand.want_key_frame();
-        self.demand.backlog.store(false, Ordering::Relaxed);
+        self.demand.full.want_key_frame();
+        self.demand.hold.store(false, Ordering::Relaxed);
         self.demand.live.store(self.video.is_some(), Ordering::Relaxed);
     }
 
@@ -75,13 +75,19 @@ impl Uplink {
     }
 
     pub(crate) fn push_video(&mut self, now: Instant, frame: &EncodedFrame) {
-        self.video_begun |= frame.key;
+        // The small encoding has no track.
+        if frame.encoding != Encoding::Full {
+            return;
+        }
+        self.video_begun |= frame.is_key();
         if let Some(packetizer) = self.video.as_mut().filter(|_| self.video_begun) {
-            let datagrams = packetizer.packetize(&frame.data, frame.key, frame.captured);
+            let EncodedFrame { number, dependency, temporal, discardable, captured, .. } = *frame;
+            let info = FrameInfo { number, dependency, temporal, discardable, captured };
+            let datagrams = packetizer.packetize_frame(&info, &frame.data);
             if datagrams.is_err() {
                 // What follows would refer to a frame that nobody has.
                 self.video_begun = false;
-                self.demand.want_key_frame();
+                self.demand.full.want_key_frame();
             }
             self.queue(now, datagrams);
             self.sent.frames += 1;
@@ -92,7 +98,7 @@ impl Uplink {
     pub(crate) fn pop(&mut self, now: Instant) -> Option<Bytes> {
         let next = self.egress.pop();
         let wait = self.egress.video_wait(now);
-        self.demand.backlog.store(wait > BACKLOG, Ordering::Relaxed);
+        self.demand.hold.store(wait > BACKLOG, Ordering::Relaxed);
         if let Some(datagram) = &next {
             self.sent.bytes += datagram.len() as u64;
         }
@@ -101,7 +107,7 @@ impl Uplink {
 
     /// Somebody needs a key frame.
     pub(crate) fn want_key_frame(&self) {
-        self.demand.want_key_frame();
+        self.demand.full.want_key_frame();
     }
 
     /// Whether this track is our video.
@@ -119,7 +125,7 @@ impl Uplink {
             Err(e) => tracing::warn!("{e}"),
         }
         while self.egress.poll_key_frame_needed().is_some() {
-            self.demand.want_key_frame();
+            self.demand.full.want_key_frame();
         }
     }
 }
