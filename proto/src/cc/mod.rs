@@ -16,11 +16,13 @@ mod delay;
 mod history;
 mod loss;
 mod rate;
+#[cfg(test)]
+mod tests;
 mod train;
 
 use std::time::{Duration, Instant};
 
-use self::control::{Control, Measured};
+use self::control::{Control, Measured, Verdict};
 use self::delay::Delays;
 use self::history::{Fate, History};
 pub use self::loss::Loss;
@@ -141,8 +143,12 @@ impl Estimator {
         self.pace = self.pace();
     }
 
-    /// A datagram left, `bytes` on the wire with all headers. Numbers count by one; any other number starts anew.
+    /// A datagram left, `bytes` on the wire with all headers. Numbers count by one; any other number starts anew. Those
+    /// above 2^62, which no hop comes to, are not watched.
     pub fn handle_sent(&mut self, now: Instant, number: u64, bytes: usize) {
+        if number > MAX_NUMBER {
+            return;
+        }
         let at_us = self.micros(now);
         self.history.push(number, at_us, u32::try_from(bytes).unwrap_or(u32::MAX), self.pace);
         self.unanswered.get_or_insert(now);
@@ -300,7 +306,7 @@ impl Estimator {
         let loss = self.losses.rate_of_last(LOSS_WINDOW_US);
         // What is lost was sent too, and passed the line as far as anybody can tell.
         let used = self.delivered.rate(USED_WINDOW_US).unwrap_or(0.0) / (1.0 - loss.min(MAX_USED_LOSS));
-        self.control.update(&Measured {
+        let verdict = self.control.update(&Measured {
             now_us: self.micros(now),
             rtt_us: i64::try_from(self.rtt.as_micros()).unwrap_or(i64::MAX),
             standing_us: self.delays.standing(),
@@ -310,6 +316,9 @@ impl Estimator {
             used,
             capacity: self.trains.capacity(),
         });
+        if verdict == Verdict::NotOurs {
+            self.delays.rebase();
+        }
         self.pace = self.pace();
     }
 
@@ -344,6 +353,8 @@ const MIN_SILENCE: Duration = Duration::from_millis(100);
 const ABSENCE: Duration = Duration::from_secs(5);
 /// Far beyond any clock, and differences still fit.
 const CLOCK_LIMIT_US: i64 = 1 << 60;
+/// Numbers up to here can be counted on from.
+const MAX_NUMBER: u64 = 1 << 62;
 /// A datagram that later ones have overtaken by this much is lost: longer would be as bad for a call.
 const REORDERED_US: i64 = 60_000;
 /// Reports repeat a datagram for less long than this.
