@@ -1,5 +1,6 @@
 //! The estimator on reports made by hand; whole networks are in `tests/tests/estimators.rs`.
 
+use super::silence::ABSENCE;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);

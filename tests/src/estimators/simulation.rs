@@ -5,7 +5,8 @@ use std::time::Duration;
 use vchat_proto::units::Bitrate;
 
 use super::candidate::{Candidate, Goog, Own};
-use super::flow::{Datagram, Flow, Log, Report, STEP};
+use super::flow::{Datagram, Flow, Report, STEP};
+use super::log::Log;
 use super::scenario::Scenario;
 use crate::netem::{Link, Random, Script, Settings, Side};
 
