@@ -196,7 +196,7 @@ impl Flow {
         }
         let rate = ((target - SOUND_RATE) * VIDEO_SHARE).max(MIN_VIDEO_RATE);
         let fair = rate * PICTURE_INTERVAL.as_secs_f64();
-        let key = self.pictures % KEY_PICTURES == 0;
+        let key = self.pictures.is_multiple_of(KEY_PICTURES);
         let noise = 0.75 + 0.5 * self.random.unit();
         let payback = (self.debt / PAYBACK_PICTURES).clamp(-0.5 * fair, 0.5 * fair);
         let bits = if key { fair * KEY_SIZE } else { (fair - payback) * noise };

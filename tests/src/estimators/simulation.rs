@@ -81,7 +81,7 @@ pub fn run(scenario: &Scenario, which: Which, seed: u64) -> Outcome {
                 back.handle_packet(now, REPORT_BYTES, report);
             }
         }
-        if now.as_micros() % Outcome::SAMPLE.as_micros() == 0 {
+        if now.as_micros().is_multiple_of(Outcome::SAMPLE.as_micros()) {
             outcome.queue.push(wire.wait().unwrap_or_default());
             outcome.line.push(up.rate.map_or(f64::INFINITY, |rate| rate.bps() as f64));
         }
