@@ -170,7 +170,8 @@ impl Control {
         let used = measured.used * OF_USED;
         let line = trains.filter(|c| c.narrow).map(|c| c.rate);
         let full = line.is_some_and(|line| self.target > line * FULL);
-        let creep = (CREEP_BPS + self.target * CREEP) * if full { FULL_CREEP } else { 1.0 };
+        let alike = CREEP_BPS.min(self.target * MAX_CREEP);
+        let creep = (alike + self.target * CREEP) * if full { FULL_CREEP } else { 1.0 };
         let (grown, limit) = if room > self.target && trains.is_some_and(|c| c.rate > seen) {
             (self.target * fast, room)
         } else if let Some(ceiling) = self.ceiling.filter(|c| self.target < c.rate * RETURN) {
@@ -222,9 +223,11 @@ const DOUBLING_RTTS: f64 = 5.0;
 /// Growth a second where nothing is known.
 const GROWTH: f64 = 0.25;
 /// Growth near the last queue: the same for all that share a line, so that they become equal (Chiu and Jain, 1989),
-/// and a little by size, so that large targets move at all. In bits per second per second, and per second.
+/// and a little by size, so that large targets move at all; no share so large that the smallest make queues all the
+/// time. In bits per second per second, and per second.
 const CREEP_BPS: f64 = 15_000.0;
 const CREEP: f64 = 0.01;
+const MAX_CREEP: f64 = 0.06;
 /// Where trains show a line, this share of it is nearly all that can be had, and growth beyond, in case trains are
 /// wrong, is this much slower.
 const FULL: f64 = 0.94;

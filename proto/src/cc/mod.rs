@@ -335,10 +335,10 @@ const WIDE_PACE: f64 = 2.0;
 const MAX_PACE_BPS: f64 = 80e6;
 /// Own frames that left within this time tell as much as padding would.
 const FRESH_TRAINS: Duration = Duration::from_millis(500);
-/// A probe takes as long as a picture lasts, within these bounds: three full datagrams make a train, and 30 kB are
+/// A probe takes as long as a picture lasts, within these bounds: two datagrams make a train, and 30 kB are
 /// what a router's queue takes.
 const PROBE_TIME: Duration = Duration::from_millis(30);
-const MIN_PROBE: usize = 3_600;
+const MIN_PROBE: usize = 1_500;
 const MAX_PROBE: usize = 30_000;
 /// Probes that teach nothing become rare; at 30 kb a probe the rarest cost 4 kb/s.
 const MIN_PROBE_INTERVAL: Duration = Duration::from_secs(1);

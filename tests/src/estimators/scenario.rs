@@ -33,7 +33,7 @@ const BASE: Scenario = Scenario {
 };
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 20] = [
+pub const SCENARIOS: [Scenario; 23] = [
     Scenario { name: "lan", script: "0s delay=1ms", ..BASE },
     Scenario { name: "loss 5 %", script: "0s delay=25ms loss=5%", ..BASE },
     Scenario { name: "loss 10 %", script: "0s delay=25ms loss=10%", ..BASE },
@@ -52,6 +52,7 @@ pub const SCENARIOS: [Scenario; 20] = [
         ..BASE
     },
     Scenario { name: "500k, queue of 50 ms", script: "0s delay=10ms\n0s up rate=500k buffer=50ms", ..BASE },
+    Scenario { name: "300k", script: "0s delay=25ms\n0s up rate=300k buffer=300ms", ..BASE },
     Scenario { name: "1M", script: "0s delay=25ms\n0s up rate=1M buffer=300ms", ..BASE },
     Scenario { name: "2M, jitter", script: "0s delay=15ms jitter=5ms\n0s up rate=2M buffer=300ms", ..BASE },
     Scenario {
@@ -91,6 +92,15 @@ pub const SCENARIOS: [Scenario; 20] = [
         flows: 2,
         seconds: 60,
         steady: (20, 60),
+        ..BASE
+    },
+    Scenario { name: "1M, 20 % loss", script: "0s delay=25ms loss=20%\n0s up rate=1M buffer=300ms", ..BASE },
+    Scenario {
+        name: "four on 2M",
+        script: "0s delay=25ms\n0s up rate=2M buffer=300ms",
+        flows: 4,
+        seconds: 60,
+        steady: (25, 60),
         ..BASE
     },
 ];
