@@ -10,6 +10,7 @@
 //! | `machine` | where all this was measured |
 //! | `flood` | a call while its relay is flooded |
 //! | `memory` | what clients and strangers can make a relay hold |
+//! | `stoi` | how well speech is understood |
 //! | `guest`, `resident` | clients made by hand, the memory of a process |
 
 mod call;
@@ -24,6 +25,7 @@ mod pixels;
 mod profile;
 mod report;
 mod resident;
+pub mod stoi;
 
 use std::io::Write;
 
