@@ -1,7 +1,7 @@
 //! Adaptive playout buffer for the audio of one speaker: holds packets just long enough to ride out the network.
 //!
-//! Late sound is lost sound and early sound is delay, so the buffer aims at the delay that all but one packet in two
-//! hundred would have met lately (the `delay` module says how it is estimated), and the shell bends the speech itself
+//! Late sound is lost sound and early sound is delay, so the buffer aims at the delay that nearly all packets would have
+//! met lately (the `delay` module says how it is estimated), and the shell bends the speech itself
 //! to get there: it stretches or shortens what it decodes by the amount that [`Tick::Play`] asks for. That one
 //! mechanism also takes up the drift between the sender's and the listener's sound cards.
 //!
@@ -9,8 +9,13 @@
 //! expand, conceal); three things differ, all for less delay: delays are kept in microseconds instead of buckets of
 //! 20 ms, the level is the time that packets really waited instead of a count of packets, and one window serves as
 //! both the base and the distribution, so that a new route does not look like jitter.
+//!
+//! Networks that repair loss deliver packets late, several times, or never while a later packet tells what was in them
+//! ([`Packet::reach`]). A packet counts as arrived when anything of it is there, copies count once, and an outage is one
+//! event, so that the delay aimed at is what the repair really takes.
 
 mod delay;
+mod ids;
 #[cfg(test)]
 mod lossy;
 #[cfg(test)]
@@ -22,6 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::delay::Delays;
+use self::ids::Ids;
 use crate::id::FrameId;
 use crate::units::MediaTime;
 
@@ -242,7 +248,7 @@ impl JitterBuffer {
         let id = i64::from(id.0);
         *self = Self { next: i64::MIN, stats: self.stats, ..Self::default() };
         // What came before the first packet is not missing.
-        self.known = Ids { newest: Some(id - 1), bits: u128::MAX };
+        self.known = Ids::before(id);
         id
     }
 
@@ -436,25 +442,3 @@ const WORTH_US: i64 = 100_000;
 const MAX_RESTORED: i64 = 40;
 /// How exactly a start meets the target: the time between two questions of a silent listener.
 const GRAIN_US: i64 = 2_500;
-
-/// Which of the last ids are in a set. Ids before those count as being in it.
-#[derive(Debug, Default)]
-struct Ids {
-    newest: Option<i64>,
-    /// Bit `n` stands for `newest - n`.
-    bits: u128,
-}
-
-impl Ids {
-    /// Adds an id; whether it was not there.
-    fn insert(&mut self, id: i64) -> bool {
-        let newest = self.newest.map_or(id, |newest| newest.max(id));
-        let shift = self.newest.map_or(0, |before| newest - before);
-        self.bits = u32::try_from(shift).ok().and_then(|shift| self.bits.checked_shl(shift)).unwrap_or(0);
-        self.newest = Some(newest);
-        let bit = u32::try_from(newest - id).ok().and_then(|age| 1_u128.checked_shl(age)).unwrap_or(0);
-        let new = bit != 0 && self.bits & bit == 0;
-        self.bits |= bit;
-        new
-    }
-}

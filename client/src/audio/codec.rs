@@ -1,4 +1,4 @@
-//! Opus as a call needs it: 10 ms of mono speech in a packet, coarse copies of the packet before against loss.
+//! Opus as a call needs it: 10 ms of mono speech in a packet, and what restores lost packets in later ones.
 
 use bytes::Bytes;
 use vchat_proto::units::Bitrate;
@@ -333,7 +333,8 @@ mod tests {
                     None => decoder.conceal(&mut out),
                 }
                 if lost(n) {
-                    (truth.push(right), heard.push(out));
+                    truth.push(right);
+                    heard.push(out);
                 }
             }
             let (truth, heard) = (contour(&truth), contour(&heard));

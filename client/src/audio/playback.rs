@@ -45,9 +45,10 @@ pub struct Heard(Arc<(AtomicI64, AtomicBool)>);
 pub struct PeerAudio {
     /// Whose sound.
     pub participant: ParticipantId,
-    /// Sound invented in place of lost or late packets, in milliseconds since the start.
+    /// Sound invented in place of lost or late packets of which nothing was known, and silence where nothing came for
+    /// long, in milliseconds since the start.
     pub concealed_ms: u64,
-    /// Sound restored from in-band FEC, in milliseconds since the start.
+    /// Sound restored from later packets, in milliseconds since the start.
     pub repaired_ms: u64,
     /// Packets that came after their turn, since the start.
     pub late: u64,

@@ -3,7 +3,8 @@
 /// Loss between a microphone and its listeners, after all that the network's own repair could do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// Packets of a hundred that did not come in time.
+    /// Packets of a hundred that did not come in time: those that take 100 ms longer than the others count as lost, since
+    /// a listener who waits for them would rather have had them restored.
     pub percent: u8,
     /// How long a run of lost packets is on average, in milliseconds; 0 when none is lost.
     pub burst_ms: u32,

@@ -277,6 +277,34 @@ fn a_hole_is_filled_from_the_nearest_packet_that_reaches_so_far() {
 }
 
 #[test]
+fn after_an_outage_what_is_restored_is_heard_while_the_first_packet_waits() {
+    let mut call = Call::new(10);
+    call.jitter = 40_000;
+    call.run(5, true);
+    // A second of packets is lost. The fastest way takes 10 ms from capture.
+    call.run(1, false);
+    let mut buffer = call.buffer;
+    let at = |us: u64| MediaTime::from_micros(START + call.now + us);
+    let captured = call.now - 10_000;
+    buffer.handle_packet(at(0), Packet { reach: 40, ..packet(call.sent + 100, captured) });
+    let first = (0..4).find_map(|n| match buffer.tick(at(n * 2_500)) {
+        Tick::Conceal { repair: Some(repair) } => Some((n * 2_500, repair)),
+        _ => None,
+    });
+    let (after, repair) = first.expect("sound at once");
+    assert!((3..=5).contains(&repair.back), "{repair:?}");
+    assert_eq!(repair.captured.as_micros(), captured - u64::from(repair.back) * 10_000);
+    for n in 1..repair.back {
+        let back = repair.back - n;
+        let next = buffer.tick(at(after + u64::from(n) * 10_000));
+        assert!(matches!(next, Tick::Conceal { repair: Some(r) } if r.back == back));
+    }
+    assert!(matches!(buffer.tick(at(after + u64::from(repair.back) * 10_000)), Tick::Play { .. }));
+    let stats = buffer.stats();
+    assert!((90..=100).contains(&stats.concealed), "all of the second but what was restored: {stats:?}");
+}
+
+#[test]
 fn a_sender_that_starts_anew_is_heard_at_once() {
     let mut call = Call::new(8);
     call.run(5, true);
@@ -331,7 +359,8 @@ proptest! {
                 _ => {
                     now = now.offset(10_000);
                     id = id.wrapping_add(a % 3);
-                    buffer.handle_packet(now, packet(id, now.as_micros()));
+                    let reach = if kind < 128 { 1 } else { a % 300 };
+                    buffer.handle_packet(now, Packet { reach, ..packet(id, now.as_micros()) });
                     drop(buffer.tick(now));
                 }
             }

@@ -346,25 +346,4 @@ mod tests {
         let other: Vec<f32> = noise(clean.len()).into_iter().rev().collect();
         assert!(stoi_of_call(&clean, &other, rate) < 0.4, "noise is not understood");
     }
-
-    #[test]
-    fn probe() {
-        let clean: Vec<f32> = hound::WavReader::open("/tmp/sp/a48.wav")
-            .expect("w")
-            .samples::<i16>()
-            .map(|s| f32::from(s.expect("s")) / 32768.0)
-            .collect();
-        for name in [
-            "clean", "l5c2", "l10c2", "l20c3", "l20c1d", "l20d", "l36d", "b30c2d", "b30d", "b51d", "b51c2d",
-            "b30n", "l20n", "l20f",
-        ] {
-            let bytes = std::fs::read(format!("/tmp/sp/out_{name}.f32")).expect("r");
-            let heard: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let clean = &clean[96_000..96_000 + 48_000 * 22];
-            let heard = &heard[96_000..96_000 + 48_000 * 24];
-            let t = std::time::Instant::now();
-            let s = stoi_of_call(clean, heard, 48_000);
-            eprintln!("{name}: {s:.3} lag {} {:?}", align(clean, heard, 48_000), t.elapsed());
-        }
-    }
 }
