@@ -102,7 +102,7 @@ impl Told {
     }
 }
 
-/// What a hop bears before it is known: a picture of somebody.
-const START: Bitrate = Bitrate::from_kbps(1_000);
+/// What a hop bears before it is known: sound, and a picture of somebody.
+const START: Bitrate = Bitrate::from_kbps(500);
 /// Soon enough for the room to react to a narrow hop before its queue is felt.
 const TELL_EVERY: Duration = Duration::from_millis(100);

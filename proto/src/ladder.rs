@@ -1,8 +1,8 @@
 //! Which size and frame rate a bitrate is good for.
 //!
 //! When the bits of a picture become too few, fewer pictures look better than worse ones, and after that smaller ones.
-//! The bitrate follows its target at once and so does every step down, because what does not fit the path waits in a queue.
-//! A step up comes late and with a margin: each change of size costs a key frame, and a picture that changes its
+//! The bitrate follows its target at once, because what does not fit the path waits in a queue. A step down comes when the
+//! target has stayed too low for [`FALL`], a step up late and with a margin: each change of size costs a key frame, and a picture that changes its
 //! sharpness every few seconds is worse than one that stays soft.
 
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ pub struct Ladder {
     max: Bitrate,
     bitrate: Bitrate,
     current: usize,
+    fall: Option<Fall>,
     climb: Option<Climb>,
     /// How long the target must allow more before there is more.
     hold: Duration,
@@ -48,6 +49,14 @@ struct Step {
     least: Bitrate,
 }
 
+/// The target allows less than there is.
+#[derive(Clone, Copy, Debug)]
+struct Fall {
+    since: Instant,
+    /// The largest target since then.
+    most: Bitrate,
+}
+
 /// The target allows more than there is.
 #[derive(Clone, Copy, Debug)]
 struct Climb {
@@ -71,7 +80,7 @@ impl Ladder {
             size = half((width, height));
         }
         let mut ladder =
-            Self { steps, max, bitrate: max, current: 0, climb: None, hold: HOLD, climbed: None };
+            Self { steps, max, bitrate: max, current: 0, fall: None, climb: None, hold: HOLD, climbed: None };
         ladder.current = ladder.best(max);
         ladder
     }
@@ -81,14 +90,23 @@ impl Ladder {
         self.bitrate = target.min(self.max);
         let step = self.steps[self.current];
         if self.bitrate < step.least {
-            self.current = self.best(self.bitrate).max(self.current);
+            // A dip is ridden out with coarse pictures; what it allowed at most is what the path carries.
+            let fall = self.fall.get_or_insert(Fall { since: now, most: self.bitrate });
+            fall.most = fall.most.max(self.bitrate);
+            let Fall { since, most } = *fall;
             self.climb = None;
+            if now.saturating_duration_since(since) < FALL {
+                return;
+            }
+            self.fall = None;
+            self.current = self.best(most).max(self.current);
             // Who falls soon after climbing tries again later and later.
             if self.climbed.take().is_some_and(|at| now.saturating_duration_since(at) < RELAPSE) {
                 self.hold = (self.hold * 2).min(MAX_HOLD);
             }
             return;
         }
+        self.fall = None;
         if self.climbed.is_some_and(|at| now.saturating_duration_since(at) >= RELAPSE) {
             self.climbed = None;
             self.hold = HOLD;
@@ -142,6 +160,8 @@ const MIN_FPS: u32 = 10;
 const MIN_SIDES: (usize, usize) = (160, 90);
 /// A step up needs 5/4 of what it would be kept for: estimates swing by some 10 % around what a path carries.
 const MARGIN: (u64, u64) = (4, 5);
+/// Longer than an estimator takes to find the rate of a path that has become narrow, on the far side of it.
+const FALL: Duration = Duration::from_millis(700);
 /// An estimate that has held for so long has survived more than one probe.
 const HOLD: Duration = Duration::from_secs(5);
 /// A step down within this time after one up says that the step up was wrong.
@@ -222,11 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn steps_down_come_at_once_and_steps_up_after_a_hold() {
+    fn steps_down_come_soon_and_steps_up_after_a_hold() {
         let mut run = Run::new((640, 360), 30);
         assert_eq!(run.feed(10.0, |_| 200.0), (360, 30));
-        assert_eq!(run.feed(0.1, |_| 150.0), (360, 15));
-        assert_eq!(run.feed(0.1, |_| 70.0), (180, 30));
+        assert_eq!(run.feed(0.5, |_| 10.0), (360, 30), "a dip is ridden out");
+        assert_eq!(run.feed(0.1, |_| 200.0), (360, 30));
+        assert_eq!(run.feed(0.8, |_| 150.0), (360, 15));
+        assert_eq!(run.feed(0.8, |_| 70.0), (180, 30));
         assert_eq!(run.feed(4.9, |_| 600.0), (180, 30));
         assert_eq!(run.feed(0.3, |_| 600.0), (360, 30), "straight to the best");
         assert_eq!(run.changes, [(360, 30), (360, 15), (180, 30), (360, 30)]);
@@ -235,7 +257,7 @@ mod tests {
     #[test]
     fn a_step_up_needs_a_margin_and_uses_the_smallest_of_what_was_seen() {
         let mut run = Run::new((640, 360), 30);
-        assert_eq!(run.feed(0.1, |_| 20.0), (90, 15));
+        assert_eq!(run.feed(0.8, |_| 20.0), (90, 15));
         assert_eq!(run.feed(30.0, |_| 27.0), (90, 15), "22 kb/s would do for 30 a second, but not surely");
         // It swings between enough for 360p15 and much more.
         assert_eq!(run.feed(6.0, |t| 500.0 + 360.0 * (t * 3.0).sin()), (360, 15));
@@ -256,7 +278,7 @@ mod tests {
         let mut run = Run::new((640, 360), 30);
         run.feed(60.0, |t| if t % 8.0 < 6.5 { 400.0 } else { 120.0 });
         run.feed(120.0, |_| 400.0);
-        assert_eq!(run.feed(0.1, |_| 120.0), (360, 15));
+        assert_eq!(run.feed(0.8, |_| 120.0), (360, 15));
         assert_eq!(run.feed(5.2, |_| 400.0), (360, 30));
     }
 

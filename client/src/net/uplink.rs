@@ -220,6 +220,7 @@ const DATAGRAM_MS: f64 = 5.0;
 const BACKLOG: Duration = Duration::from_millis(66);
 /// A quarter of the pixels for a quarter of the bits: softer, but it is shown small or to who cannot receive more.
 const SMALL_SHARE: u64 = 4;
-/// What to begin with, before anything is known: most networks bear this, and more is found within a second.
+/// What to begin with, before anything is known: most networks bear this, and where there is more it is found within a
+/// second. What a narrow line does not bear stands in its queue for much longer.
 const MIN_START: Bitrate = Bitrate::from_kbps(300);
-const MAX_START: Bitrate = Bitrate::from_kbps(1_200);
+const MAX_START: Bitrate = Bitrate::from_kbps(500);

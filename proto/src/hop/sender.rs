@@ -52,6 +52,8 @@ pub struct Sender {
     padding: usize,
     /// When the next paced datagram may leave.
     pace_at: Instant,
+    /// A queue stood lately, and losses may come of it.
+    congested_until: Option<Instant>,
     shares: Shares,
     refreshes: VecDeque<Refresh>,
     sent: Sent,
@@ -189,6 +191,7 @@ impl Sender {
             repairs: VecDeque::new(),
             padding: 0,
             pace_at: now,
+            congested_until: None,
             shares: Shares::default(),
             refreshes: VecDeque::new(),
             sent: Sent::default(),
@@ -224,6 +227,9 @@ impl Sender {
         let arrivals = self.arrivals(highest, report);
         self.estimator.set_max(self.max());
         self.estimator.handle_feedback(now, self.round_trip(), &arrivals);
+        if self.estimator.queue_delay() > CONGESTED {
+            self.congested_until = Some(now + CONGESTED_FOR);
+        }
         for (fate, number) in report.fates.iter().zip((0..=highest).rev()) {
             match fate {
                 Fate::Arrived(_) | Fate::Restored => self.arrived(number, *fate == Fate::Restored),
@@ -355,9 +361,14 @@ impl Sender {
     }
 
     /// The first datagrams, among them the picture that somebody who joins waits for, are sent before anything is known.
-    fn protection(&self) -> Protection {
+    fn protection(&self, now: Instant) -> Protection {
         let Loss { rate, burst } = self.estimator.loss();
-        let rate = if self.next < UNKNOWN { rate.max(FIRST_LOSS) } else { rate };
+        let rate = match self.next {
+            ..UNKNOWN => rate.max(FIRST_LOSS),
+            // What overflows a queue is lost for want of room: to send more would make it worse.
+            _ if self.congested_until > Some(now) => rate.min(FIRST_LOSS),
+            _ => rate,
+        };
         Protection::new(Loss { rate, burst }, self.round_trip())
     }
 
@@ -371,7 +382,7 @@ impl Sender {
                 break;
             }
         }
-        let offsets = self.protection().copies();
+        let offsets = self.protection(now).copies();
         let mut carried = self.sound.copies(now, &fresh, offsets, room);
         // The oldest first, the newest last.
         carried.reverse();
@@ -485,7 +496,7 @@ impl Sender {
             header if header.discardable => Importance::Higher,
             _ => Importance::Base,
         };
-        let protection = self.protection();
+        let protection = self.protection(now);
         let rows = protection.rows(group.len(), importance);
         if rows == 0 {
             return;
@@ -580,7 +591,7 @@ impl Sender {
 
     /// A datagram is lost: sends again what it carried, if that is worth it.
     fn lose(&mut self, now: Instant, number: u64) {
-        let repeats = self.protection().repeats();
+        let repeats = self.protection(now).repeats();
         let Some(entry) = self.entry_mut(number) else { return };
         entry.state = State::Lost;
         match entry.content.clone() {
@@ -708,6 +719,10 @@ const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// Datagrams until losses are known, and what is assumed so long.
 const UNKNOWN: u64 = 100;
 const FIRST_LOSS: f64 = 0.05;
+/// A queue so long is near what small routers hold.
+const CONGESTED: Duration = Duration::from_millis(80);
+/// Losses are averaged over two seconds.
+const CONGESTED_FOR: Duration = Duration::from_secs(2);
 /// Schedulers and reports that wait for a timer.
 const MIN_VARIATION: Duration = Duration::from_millis(8);
 /// How much longer than usual a loss may wait for parity to be reported on.

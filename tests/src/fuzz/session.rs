@@ -89,7 +89,8 @@ pub fn session(data: &[u8]) {
                 session.request_refresh(TrackId(track), decoded.map(FrameId));
             }
             Step::View(heights) => {
-                let heights = heights.into_iter().map(|(id, height)| (ParticipantId(id.into()), height.into()));
+                let heights =
+                    heights.into_iter().map(|(id, height)| (ParticipantId(id.into()), height.into()));
                 session.set_view(now, heights.collect());
             }
             Step::Leave => {

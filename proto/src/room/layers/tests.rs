@@ -295,7 +295,9 @@ fn who_flaps_waits_longer_each_time() {
 fn a_budget_that_is_all_that_was_asked_for_is_no_limit() {
     let mut w = World::new(2, true);
     let asked = |outputs: Vec<Output>| {
-        let of = |o: Output| if let Output::VideoWanted(to, rate) = o { (to == id(0)).then_some(rate) } else { None };
+        let of = |o: Output| {
+            if let Output::VideoWanted(to, rate) = o { (to == id(0)).then_some(rate) } else { None }
+        };
         outputs.into_iter().filter_map(of).last()
     };
     // A hop that probes for what it is told and not for more.
@@ -327,11 +329,12 @@ fn a_switch_happens_where_a_key_frame_begins() {
     let mut w = World::new(2, true);
     w.run(400);
     w.view(0, &[(1, 200)]);
-    assert_eq!(w.outputs.split_off(w.outputs.len() - 2), [
-        Output::Wanted(id(1), small(1), true),
-        Output::KeyFrame(small(1))
-    ]);
-    let from_small = |w: &mut World, frame, index, back| w.datagram(header(small(1), frame, index, back, false), 100);
+    assert_eq!(
+        w.outputs.split_off(w.outputs.len() - 2),
+        [Output::Wanted(id(1), small(1), true), Output::KeyFrame(small(1))]
+    );
+    let from_small =
+        |w: &mut World, frame, index, back| w.datagram(header(small(1), frame, index, back, false), 100);
     let from_full = |w: &mut World, frame| w.datagram(header(full(1), frame, 0, 2, false), 100);
     assert_eq!(from_full(&mut w, 100), [id(0)], "until then the old track goes on");
     // The rest of a key frame of before: what was its beginning went by.
