@@ -31,7 +31,8 @@ enum Step {
 /// Frames come out in order, whole, and none without its reference; a timeout that was handled is over.
 pub fn reassembly(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let (mut machine, mut now, mut newest) = (Reassembler::default(), Instant::now(), FrameId(5));
+    let (mut machine, start, mut newest) = (Reassembler::default(), Instant::now(), FrameId(5));
+    let mut now = start;
     let (mut lied, mut decoded) = (false, Vec::new());
     while !input.is_empty()
         && let Ok(step) = Step::arbitrary(&mut input)
@@ -47,13 +48,13 @@ pub fn reassembly(data: &[u8]) {
                     newest = frame;
                 }
                 let header = honest(frame, index);
-                feed(&mut machine, now, &header);
+                feed(&mut machine, start, now, &header);
             }
             Step::Lie { frame, index, count, back } => {
                 let dependency = if back == 0 { Dependency::None } else { Dependency::Back(back) };
                 let header =
                     MediaHeader { frame: FrameId(frame), index, count, dependency, ..honest(newest, 0) };
-                lied |= feed(&mut machine, now, &header);
+                lied |= feed(&mut machine, start, now, &header);
             }
             Step::Jump(to) => newest = FrameId(to),
             Step::Pass(ms) => now += Duration::from_millis(ms.into()),
@@ -62,7 +63,7 @@ pub fn reassembly(data: &[u8]) {
                 decoded.clear();
             }
         }
-        machine.handle_timeout(now);
+        machine.handle_timeout(now, media_time(start, now));
         assert!(machine.poll_timeout().is_none_or(|t| t > now), "a timeout that does not pass");
         while let Some(output) = machine.poll_output() {
             let Output::Frame(frame) = output else { continue };
@@ -112,9 +113,13 @@ const fn honest(frame: FrameId, index: u8) -> MediaHeader {
 }
 
 /// False when the header is none that may be on the wire.
-fn feed(machine: &mut Reassembler, now: Instant, header: &MediaHeader) -> bool {
+fn feed(machine: &mut Reassembler, start: Instant, now: Instant, header: &MediaHeader) -> bool {
     let datagram = header.datagram(&[header.index as u8]).freeze();
     let Ok(media) = Media::parse(datagram) else { return false };
-    machine.handle_media(now, &media);
+    machine.handle_media(now, media_time(start, now), &media);
     true
+}
+
+fn media_time(start: Instant, now: Instant) -> MediaTime {
+    MediaTime::default() + now.saturating_duration_since(start)
 }

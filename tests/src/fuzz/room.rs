@@ -1,16 +1,16 @@
 //! A room full of people who do anything, and the queues to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use prost::Message;
-use vchat_proto::egress::{Egress, MAX_AUDIO_BYTES, MAX_VIDEO_BYTES};
+use vchat_proto::egress::{Egress, MAX_AUDIO_BYTES, MAX_VIDEO_BYTES, Queued};
 use vchat_proto::id::{DisplayName, FrameId, ParticipantId, TrackId};
 use vchat_proto::room::{Output, Room};
-use vchat_proto::units::MediaTime;
-use vchat_proto::wire::datagram::{Dependency, Media, MediaHeader, MediaKind};
-use vchat_proto::wire::limits::{MAX_DATAGRAM, MAX_FRAGMENTS};
+use vchat_proto::units::{Bitrate, MediaTime};
+use vchat_proto::wire::datagram::{Dependency, HOP_LEN, Media, MediaHeader, MediaKind};
+use vchat_proto::wire::limits::{MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PARTICIPANTS};
 use vchat_proto::wire::pb;
 
 #[derive(Arbitrary, Debug)]
@@ -31,14 +31,27 @@ enum Step {
         count: u16,
         back: u16,
         size: u16,
+        discardable: bool,
     },
     Control {
         from: u8,
         bytes: Vec<u8>,
     },
-    KeyFrame {
+    Refresh {
         from: u8,
         track: u32,
+        decoded: Option<u32>,
+    },
+    View {
+        from: u8,
+        tiles: Vec<(u8, u16)>,
+    },
+    /// What the hop to somebody carries and loses.
+    Hop {
+        from: u8,
+        kbps: u16,
+        loss_permille: u32,
+        burst_ms: u32,
     },
     Subscribe {
         from: u8,
@@ -74,9 +87,18 @@ struct Receiver {
     pushed: u64,
     popped: u64,
     last_line: u64,
+    sees: bool,
+    hears: bool,
+    /// Whom the view hides.
+    hidden: BTreeSet<ParticipantId>,
+    /// The frames of sound that came.
+    heard: BTreeSet<(TrackId, u32)>,
+    /// Own small tracks that are wanted.
+    wanted: BTreeSet<u32>,
 }
 
-/// Outputs go to people who are here, nobody gets their own media, chat is in order, queues keep their bounds.
+/// Outputs go to people who are here, nobody gets their own media, or what they do not show or hear, or sound twice; chat is in
+/// order, queues keep their bounds, and small tracks are wanted and unwanted in turn.
 pub fn room(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let mut world = World { room: Room::new(7), now: Instant::now(), people: BTreeMap::new() };
@@ -113,23 +135,34 @@ impl World {
                 let Ok(name) = DisplayName::parse("n") else { return };
                 let hello = pb::Hello {
                     instance: instance.into(),
-                    publish: publish.into_iter().map(i32::from).collect(),
+                    publish: publish.into_iter().map(|kind| i32::from(kind % 4 + 1)).collect(),
                     subscriptions: Some(pb::Subscriptions { audio: hears, video: sees }),
                     ..pb::Hello::default()
                 };
                 if let Ok(id) = self.room.join(self.now, [instance % 4; 32], name, &hello) {
                     let (egress, tracks) = (Egress::default(), Vec::new());
-                    let receiver = Receiver { egress, tracks, pushed: 0, popped: 0, last_line: 0 };
+                    let receiver = Receiver {
+                        egress,
+                        tracks,
+                        pushed: 0,
+                        popped: 0,
+                        last_line: 0,
+                        sees,
+                        hears,
+                        hidden: BTreeSet::new(),
+                        heard: BTreeSet::new(),
+                        wanted: BTreeSet::new(),
+                    };
                     self.people.insert(id, receiver);
                 }
             }
             Step::Leave(who) => {
                 if let Some(id) = self.person(who) {
                     self.people.remove(&id);
-                    self.room.leave(id, pb::LeaveReason::Lost);
+                    self.room.leave(self.now, id, pb::LeaveReason::Lost);
                 }
             }
-            Step::Media { from, track, audio, frame, count, back, size } => {
+            Step::Media { from, track, audio, frame, count, back, size, discardable } => {
                 let Some(id) = self.person(from) else { return };
                 let own = self.people.get(&id).map_or(&[][..], |r| &r.tracks);
                 let own = own.get(usize::from(track) % own.len().max(1)).copied();
@@ -141,12 +174,13 @@ impl World {
                 let header = MediaHeader {
                     kind,
                     track,
-                    frame: FrameId(frame),
+                    // Frames of sound that are too far apart have no order.
+                    frame: FrameId(if audio { frame % 4096 } else { frame }),
                     index: 0,
                     count,
                     dependency,
-                    discardable: false,
-                    temporal: 0,
+                    discardable,
+                    temporal: discardable.into(),
                     spatial: 0,
                     captured: MediaTime::default(),
                 };
@@ -162,9 +196,22 @@ impl World {
                     self.control(id, message);
                 }
             }
-            Step::KeyFrame { from, track } => {
-                let body = pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track });
-                self.control_of(from, body);
+            Step::Refresh { from, track, decoded } => {
+                let request = pb::KeyFrameRequest { track, decoded };
+                self.control_of(from, pb::client_control::Body::KeyFrameRequest(request));
+            }
+            Step::View { from, tiles } => {
+                let tile = |(who, height): (u8, u16)| {
+                    let participant = self.person(who).map_or(u32::MAX, |id| id.0);
+                    pb::Tile { participant, height: height.into() }
+                };
+                let tiles = tiles.into_iter().map(tile).collect();
+                self.control_of(from, pb::client_control::Body::View(pb::View { tiles }));
+            }
+            Step::Hop { from, kbps, loss_permille, burst_ms } => {
+                let Some(id) = self.person(from) else { return };
+                self.room.handle_budget(self.now, id, Bitrate::from_kbps(kbps.into()));
+                self.room.handle_loss(self.now, id, loss_permille, burst_ms);
             }
             Step::Subscribe { from, hears, sees } => {
                 let wanted = pb::Subscriptions { audio: hears, video: sees };
@@ -200,15 +247,23 @@ impl World {
         while let Some(output) = self.room.poll_output() {
             match output {
                 Output::Control(to, message) => {
-                    let receiver = self.people.get_mut(&to);
-                    if let Some(pb::relay_control::Body::Welcome(welcome)) = &message.body {
-                        let tracks = welcome.you.iter().flat_map(|you| &you.tracks);
-                        let tracks = tracks.filter_map(|t| u16::try_from(t.id).ok().map(TrackId)).collect();
-                        if let Some(receiver) = receiver {
-                            receiver.tracks = tracks;
+                    let Some(receiver) = self.people.get_mut(&to) else { continue };
+                    match &message.body {
+                        Some(pb::relay_control::Body::Welcome(welcome)) => {
+                            let tracks = welcome.you.iter().flat_map(|you| &you.tracks);
+                            let ids = tracks.filter_map(|t| u16::try_from(t.id).ok().map(TrackId));
+                            receiver.tracks = ids.collect();
                         }
+                        Some(pb::relay_control::Body::Wanted(pb::Wanted { track, wanted: true })) => {
+                            assert!(receiver.wanted.insert(*track), "wanted twice");
+                        }
+                        Some(pb::relay_control::Body::Wanted(pb::Wanted { track, wanted: false })) => {
+                            assert!(receiver.wanted.remove(track), "unwanted twice");
+                        }
+                        _ => {}
                     }
                 }
+                Output::VideoWanted(to, _) => assert!(self.people.contains_key(&to), "{to:?} is not here"),
                 Output::Chat(to, message) => {
                     if let (Some(r), Some(pb::chat_down::Body::Line(line))) =
                         (self.people.get_mut(&to), message.body)
@@ -223,19 +278,24 @@ impl World {
                     }
                 }
                 Output::Media(to, header, body) => {
+                    let is_owner = |(_, r): &(&ParticipantId, &Receiver)| r.tracks.contains(&header.track);
+                    let owner = self.people.iter().find(is_owner).map(|(id, _)| *id);
                     let Some(receiver) = self.people.get_mut(&to) else { continue };
                     assert!(!receiver.tracks.contains(&header.track), "{to:?} gets their own media");
+                    receiver.takes(&header, owner);
                     receiver.pushed += 1;
                     receiver.egress.push(self.now, header, body);
-                    while let Some(track) = receiver.egress.poll_key_frame_needed() {
-                        needed.push(track);
+                    while let Some((track, decoded)) = receiver.egress.poll_refresh_needed() {
+                        needed.push((to, track, decoded));
                     }
                 }
                 Output::TrackEnded(track) => self.people.values_mut().for_each(|r| r.egress.forget(track)),
                 Output::Close(id, _) => drop(self.people.remove(&id)),
             }
         }
-        needed.into_iter().for_each(|track| self.room.request_key_frame(self.now, track));
+        for (id, track, decoded) in needed {
+            self.room.request_refresh(self.now, id, track, decoded);
+        }
         while let Some(output) = self.room.poll_output() {
             assert!(matches!(output, Output::Control(..)), "a request is a message: {output:?}");
         }
@@ -253,10 +313,22 @@ impl World {
     }
 
     fn control(&mut self, id: ParticipantId, message: pb::ClientControl) {
-        let leaves = matches!(message.body, Some(pb::client_control::Body::Goodbye(_)));
+        let body = message.body.clone();
         self.room.handle_control(self.now, 0, id, message);
-        if leaves {
-            self.people.remove(&id);
+        let Some(receiver) = self.people.get_mut(&id) else { return };
+        match body {
+            Some(pb::client_control::Body::Goodbye(_)) => drop(self.people.remove(&id)),
+            Some(pb::client_control::Body::Subscriptions(pb::Subscriptions { audio, video })) => {
+                (receiver.hears, receiver.sees) = (audio, video);
+            }
+            Some(pb::client_control::Body::View(view)) => {
+                // The last tile of a participant counts.
+                let tiles = view.tiles.iter().take(MAX_PARTICIPANTS);
+                let heights: BTreeMap<u32, u32> = tiles.map(|t| (t.participant, t.height)).collect();
+                let hidden = heights.into_iter().filter(|(_, height)| *height == 0);
+                receiver.hidden = hidden.map(|(id, _)| ParticipantId(id)).collect();
+            }
+            _ => {}
         }
     }
 
@@ -268,16 +340,34 @@ impl World {
 }
 
 impl Receiver {
+    /// Checks that this may come here.
+    fn takes(&mut self, header: &MediaHeader, owner: Option<ParticipantId>) {
+        match header.kind {
+            MediaKind::Audio => {
+                assert!(self.hears, "sound for somebody who does not hear");
+                assert!(self.heard.insert((header.track, header.frame.0)), "sound comes twice");
+            }
+            MediaKind::Video => {
+                assert!(self.sees, "pictures for somebody who does not see");
+                assert!(owner.is_none_or(|id| !self.hidden.contains(&id)), "pictures that are not shown");
+            }
+        }
+    }
+
     fn drain(&mut self, count: usize) {
         let before = self.popped;
         while self.popped - before < count as u64
-            && let Some(datagram) = self.egress.pop()
+            && let Some(queued) = pop(&mut self.egress)
         {
-            assert!(datagram.len() <= MAX_DATAGRAM && Media::parse(datagram).is_ok());
+            assert!(queued.body.len() + HOP_LEN <= MAX_DATAGRAM);
             self.popped += 1;
             assert!(self.popped - before <= MOST_HELD, "the queue has no bound");
         }
     }
+}
+
+fn pop(egress: &mut Egress) -> Option<Queued> {
+    egress.pop_audio().or_else(|| egress.pop_base()).or_else(|| egress.pop_higher())
 }
 
 /// Datagrams of one step: enough for a key frame, few enough to be quick.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use prost::Message;
-use vchat_proto::id::{ChatId, DisplayName, ParticipantId, RoomName, TrackId};
+use vchat_proto::id::{ChatId, DisplayName, FrameId, ParticipantId, RoomName, TrackId};
 use vchat_proto::session::{Event, Loss, MAX_OUTBOX, Output, Session, Settings};
 use vchat_proto::units::MediaTime;
 use vchat_proto::wire::close::CloseCode;
@@ -19,7 +19,9 @@ enum Step {
     Welcome { you: u8, others: [u8; 3] },
     Participant { id: u8, nameless: bool, offset_us: i64, error_us: u64 },
     Left(u8),
-    KeyFrameWanted(u8),
+    RefreshWanted { track: u8, decoded: Option<u32> },
+    TrackWanted { track: u8, wanted: bool },
+    Audience { loss_permille: u32, burst_ms: u32 },
     Pong { sent_us: u64, relay_us: u64 },
     Control(Vec<u8>),
     History { id: u8, after_seq: u64 },
@@ -29,7 +31,8 @@ enum Step {
     Chat(Vec<u8>),
     Say(u8),
     State(bool),
-    NeedKeyFrame(u16),
+    NeedRefresh(u16, Option<u32>),
+    View(Vec<(u8, u16)>),
     Pass(u16),
     Leave,
 }
@@ -82,7 +85,14 @@ pub fn session(data: &[u8]) {
                 promises.waiting += usize::from(said);
             }
             Step::State(muted) => session.set_media_state(pb::MediaState { muted, camera_off: false }),
-            Step::NeedKeyFrame(track) => session.request_key_frame(TrackId(track)),
+            Step::NeedRefresh(track, decoded) => {
+                session.request_refresh(TrackId(track), decoded.map(FrameId));
+            }
+            Step::View(heights) => {
+                let heights =
+                    heights.into_iter().map(|(id, height)| (ParticipantId(id.into()), height.into()));
+                session.set_view(now, heights.collect());
+            }
             Step::Leave => {
                 session.leave();
                 promises.over = true;
@@ -123,8 +133,14 @@ fn take(session: &mut Session, now: Instant, at: MediaTime, step: Step, id: u8) 
             Some(Control::Participant(pb::Participant { name, clock, ..participant(id) }))
         }
         Step::Left(id) => Some(Control::Left(pb::Left { participant: id.into(), reason: 0 })),
-        Step::KeyFrameWanted(track) => {
-            Some(Control::KeyFrameRequest(pb::KeyFrameRequest { track: track.into() }))
+        Step::RefreshWanted { track, decoded } => {
+            Some(Control::KeyFrameRequest(pb::KeyFrameRequest { track: track.into(), decoded }))
+        }
+        Step::TrackWanted { track, wanted } => {
+            Some(Control::Wanted(pb::Wanted { track: track.into(), wanted }))
+        }
+        Step::Audience { loss_permille, burst_ms } => {
+            Some(Control::Audience(pb::Audience { loss_permille, burst_ms }))
         }
         Step::Pong { sent_us, relay_us } => Some(Control::ClockPong(pb::ClockPong { sent_us, relay_us })),
         _ => None,
@@ -200,7 +216,9 @@ impl Promises {
                 self.over = true;
             }
             Event::Joined { .. }
-            | Event::KeyFrameRequested(_)
+            | Event::RefreshRequested(..)
+            | Event::TrackWanted(..)
+            | Event::Audience { .. }
             | Event::NextKey(_)
             | Event::Reconnecting(_) => {}
         }

@@ -346,7 +346,11 @@ impl Client {
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
             Event::ChatRefused(id, why) => panic!("the relay refused {id}: {why:?}"),
-            Event::PeerChanged(_) | Event::Reconnecting(_) | Event::NextKey(_) => {}
+            Event::PeerChanged(_)
+            | Event::Reconnecting(_)
+            | Event::NextKey(_)
+            | Event::TrackWanted(..)
+            | Event::Audience { .. } => {}
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) const fn new(history: u64) -> Self {
+    pub(super) fn new(history: u64) -> Self {
         Self { room: Room::new(history), told_at: None }
     }
 
@@ -48,7 +48,7 @@ impl Relay {
                 connections[i].relay_open = false;
                 if let Some(id) = connections[i].participant {
                     let reason = if connected { pb::LeaveReason::Goodbye } else { pb::LeaveReason::Timeout };
-                    self.room.leave(id, reason);
+                    self.room.leave(start + now, id, reason);
                 }
             }
             self.deliver(start + now, now, connections);
