@@ -1,6 +1,6 @@
 //! Times both encoders and the decoder on a y4m file (or the test card), one frame after the other.
 //!
-//! `cargo run --release --example codec_bench -- [test|FILE.y4m] [WxH] [KBPS] [THREADS] [FRAMES]`
+//! `cargo run --release --example codec_bench -- [test|FILE.y4m] [WxH] [KBPS] [THREADS] [FRAMES] [LAYERS]`
 //!
 //! Any raw 4:2:0 clip of a talking head suits; `ffmpeg -i CLIP -pix_fmt yuv420p FILE.y4m` makes one.
 #![allow(clippy::print_stdout)]
@@ -11,9 +11,10 @@ use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 use vchat_client::clock::MediaClock;
 use vchat_client::picture::Picture;
-use vchat_client::video::encoder::{self, Kind, Settings};
+use vchat_client::video::encoder::{self, Encoding, FrameOptions, Kind, Settings};
 use vchat_client::video::test_card::TestCard;
 use vchat_client::video::{Decoder, scale, y4m};
+use vchat_proto::id::FrameId;
 use vchat_proto::units::{Bitrate, MediaTime};
 
 fn main() -> Result<()> {
@@ -25,16 +26,25 @@ fn main() -> Result<()> {
     let kbps = arguments.next().map_or(Ok(650), |n| n.parse())?;
     let threads = arguments.next().map_or(Ok(1), |n| n.parse())?;
     let frames = arguments.next().map_or(Ok(300), |n| n.parse())?;
+    let layers = arguments.next().map_or(Ok(2), |n| n.parse())?;
     let pictures = load(&input, width, height, frames)?;
     println!(
-        "{input} {width}x{height} at 30 fps, {kbps} kb/s, {threads} thread(s), {} frames",
+        "{input} {width}x{height} at 30 fps, {kbps} kb/s, {threads} thread(s), {layers} layer(s), {} frames",
         pictures.len()
     );
     println!(
         "encoder  encode ms p50   p95   max   cpu  decode ms p50   p95   kb/s  first key B  key B  median B  PSNR-Y dB  delay"
     );
     for kind in [Kind::Aom, Kind::Rav1e] {
-        let settings = Settings { width, height, fps: 30, bitrate: Bitrate::from_kbps(kbps), threads };
+        let settings = Settings {
+            encoding: Encoding::Full,
+            width,
+            height,
+            fps: 30,
+            bitrate: Bitrate::from_kbps(kbps),
+            threads,
+            layers,
+        };
         run(kind, settings, &pictures)?;
     }
     display(&pictures[0]);
@@ -61,14 +71,15 @@ fn time(frame: usize) -> MediaTime {
 }
 
 fn run(kind: Kind, settings: Settings, pictures: &[Picture]) -> Result<()> {
-    let mut encoder = encoder::open(kind, settings)?;
+    let mut encoder = encoder::open(kind, settings, FrameId(0))?;
     let mut decoder = Decoder::new()?;
     let (mut encode, mut decode, mut sizes, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut error, mut delay, mut count, mut spent) = (0.0, 0, 0, Duration::ZERO);
     for (i, picture) in pictures.iter().enumerate() {
-        let (start, busy) = (Instant::now(), cpu());
         // A key frame on demand in the middle.
-        let out = encoder.encode(picture, time(i), i == pictures.len() / 2)?;
+        let options = FrameOptions { force_key: i == pictures.len() / 2, reference: None };
+        let (start, busy) = (Instant::now(), cpu());
+        let out = encoder.encode(picture, time(i), options)?;
         encode.push(start.elapsed());
         spent += cpu() - busy;
         for frame in out {
@@ -78,7 +89,7 @@ fn run(kind: Kind, settings: Settings, pictures: &[Picture]) -> Result<()> {
             delay = delay.max(i - count);
             error += squared_error(&shown, &pictures[count]);
             count += 1;
-            if frame.key {
+            if frame.is_key() {
                 keys.push(frame.data.len());
             }
             sizes.push(frame.data.len());

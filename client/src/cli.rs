@@ -149,9 +149,9 @@ struct CallArgs {
     /// Pictures a second to send [default: 30, a file's own]
     #[arg(long)]
     fps: Option<u32>,
-    /// Most bits a second to send as video, as in 500k or 2M
-    #[arg(long, default_value = "2M", value_name = "RATE", value_parser = bitrate)]
-    max_bitrate: Bitrate,
+    /// Most bits a second to send as video, as in 500k or 2M [default: what suits the size, at most 2M]
+    #[arg(long, value_name = "RATE", value_parser = bitrate)]
+    max_bitrate: Option<Bitrate>,
     /// Leave after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     duration: Option<Duration>,
@@ -266,8 +266,8 @@ pub struct Config {
     pub size: Option<(usize, usize)>,
     /// Pictures a second to send.
     pub fps: Option<u32>,
-    /// Most bits a second of video.
-    pub max_bitrate: Bitrate,
+    /// Most bits a second of video; none for what suits the size.
+    pub max_bitrate: Option<Bitrate>,
     /// When to leave.
     pub duration: Option<Duration>,
     /// Whether to print JSON events.
@@ -488,7 +488,7 @@ mod tests {
     #[test]
     fn everything_has_a_default_but_the_relay() {
         let c = config(&["--relay", "x"]);
-        assert_eq!((c.room, c.encoder, c.max_bitrate), (None, Kind::Aom, Bitrate::from_kbps(2000)));
+        assert_eq!((c.room, c.encoder, c.max_bitrate), (None, Kind::Aom, None));
         assert_eq!((c.relay.to_string().as_str(), c.trust_on_first_use), ("x:4433", false));
         assert!(task(&[]).is_err_and(|e| e.contains("--relay") || e.contains("VCHAT_RELAY")));
     }
@@ -496,7 +496,7 @@ mod tests {
     #[test]
     fn values_are_checked() {
         let c = config(&["--relay", "x", "--size", "1280x720", "--max-bitrate", "1.5M", "--duration", "2.5"]);
-        assert_eq!((c.size, c.max_bitrate.kbps()), (Some((1280, 720)), 1500));
+        assert_eq!((c.size, c.max_bitrate), (Some((1280, 720)), Some(Bitrate::from_kbps(1500))));
         assert_eq!(c.duration, Some(Duration::from_millis(2500)));
         for wrong in [
             ["--size", "1280"],

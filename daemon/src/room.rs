@@ -120,7 +120,11 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
         Command::RefreshNeeded(from, Refresh { track, decoded }) => {
             room.request_refresh(now, from, track, decoded);
         }
-        Command::Hop(..) => {}
+        Command::Hop(to, budget, loss) => {
+            room.handle_budget(now, to, budget);
+            let burst_ms = (loss.burst * DATAGRAM_MS) as u32;
+            room.handle_loss(now, to, (loss.rate * 1e3) as u32, burst_ms);
+        }
         Command::Leave(id, reason) => {
             room.leave(now, id, reason);
             links.remove(&id);
@@ -199,6 +203,9 @@ fn unix_ms() -> u64 {
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
+
+/// Between two datagrams of a call, about.
+const DATAGRAM_MS: f64 = 5.0;
 
 /// How long an empty room keeps its chat, for people who drop out together and come back.
 pub(crate) const LINGER: Duration = Duration::from_secs(600);

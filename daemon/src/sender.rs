@@ -94,7 +94,7 @@ struct Told {
 impl Told {
     /// What the room should know now, if that is news.
     fn news(&mut self, now: Instant, receiver: ParticipantId, sender: &Sender) -> Option<Command> {
-        if self.at.is_some_and(|t| now < t + TELL_EVERY) {
+        if !sender.is_measured() || self.at.is_some_and(|t| now < t + TELL_EVERY) {
             return None;
         }
         self.at = Some(now);

@@ -10,6 +10,7 @@ pub mod egress;
 pub mod hop;
 pub mod id;
 pub mod jitter;
+pub mod ladder;
 pub mod packetize;
 pub mod playout;
 pub mod reassemble;

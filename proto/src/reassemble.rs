@@ -33,6 +33,7 @@ pub struct Reassembler {
     /// Since when a frame that is needed has been missing.
     waiting_since: Option<Instant>,
     asked_at: Option<Instant>,
+    resting: bool,
     output: VecDeque<Output>,
     counts: Counts,
 }
@@ -81,6 +82,11 @@ impl Reassembler {
     /// Takes a datagram of this track.
     pub fn handle_media(&mut self, now: Instant, at: MediaTime, media: &Media) {
         let header = &media.header;
+        if self.resting && !header.is_key() {
+            self.counts.useless += 1;
+            return;
+        }
+        self.resting = false;
         let Some(place) = self.place(header) else {
             self.counts.useless += 1;
             return;
@@ -135,6 +141,14 @@ impl Reassembler {
         self.waiting_since = Some(now);
         self.asked_at = Some(now);
         self.output.push_back(Output::RefreshNeeded(None));
+    }
+
+    /// Nothing of this track is expected any more until its next key frame: another one of the same camera goes on.
+    pub fn rest(&mut self) {
+        self.counts.dropped += self.held.len() as u64;
+        self.held.clear();
+        self.released.forget_references();
+        (self.skip_at, self.waiting_since, self.resting) = (None, None, true);
     }
 
     /// What happened so far.

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use vchat_proto::stats::Distribution;
 use vchat_proto::units::Bitrate;
 
+use super::stream::{Stream, StreamError};
 use crate::clock::MediaClock;
 use crate::net::Media;
 use crate::news::{News, NewsSender};
 use crate::picture::Picture;
 use crate::slot::Slot;
-use crate::video::encoder::{self, Kind, Settings};
+use crate::video::encoder::Kind;
 use crate::video::source::{self, Captured, OpenError, Opened, SourceError};
-use crate::video::{CameraSpec, Encoder};
+use crate::video::{CameraSpec, Encoding};
 
 /// The camera and its encoder. While it is off the device is closed, so that its light goes out.
 pub(crate) struct Camera {
@@ -30,7 +31,8 @@ pub(crate) struct Plan {
     pub(crate) size: Option<(usize, usize)>,
     pub(crate) fps: Option<u32>,
     pub(crate) encoder: Kind,
-    pub(crate) max_bitrate: Bitrate,
+    /// The most to send; none for what suits the size.
+    pub(crate) max_bitrate: Option<Bitrate>,
 }
 
 /// Why there is no camera.
@@ -105,7 +107,7 @@ impl Camera {
         self.shared.self_view.take()
     }
 
-    /// Milliseconds-per-picture of the encoder since the last call, in microseconds, and its target.
+    /// How long pictures took to encode since the last call, in microseconds, and the present target of the full encoding.
     pub(crate) fn take_encode_times(&self) -> (Distribution, Bitrate) {
         let times =
             std::mem::take(&mut *self.shared.encode_times.lock().unwrap_or_else(PoisonError::into_inner));
@@ -172,86 +174,50 @@ impl Shared {
     /// The encoding thread: takes the newest picture whenever the network has room for one.
     fn encode(&self, media: &Media) {
         super::give_way();
-        let mut open: Option<(Box<dyn Encoder>, Settings)> = None;
+        let mut streams = [Encoding::Full, Encoding::Small].map(|e| Stream::new(e, &self.plan));
         while self.running() {
             let Some((captured, fps)) = self.to_encode.take_timeout(STOP_POLL) else { continue };
             // A picture that cannot be sent now is dropped before it is encoded: a frame dropped later would break all
             // that refer to it.
             let demand = &media.demand;
+            let size = (captured.picture.width(), captured.picture.height());
+            demand.full.set_max(streams[0].max((size, fps)));
             if !demand.live.load(Ordering::Relaxed)
-                || demand.backlog.load(Ordering::Relaxed)
-                || media.video.capacity() == 0
+                || demand.hold.load(Ordering::Relaxed)
+                || media.video.capacity() < streams.len()
             {
                 continue;
             }
-            let settings = self.settings(&captured.picture, fps);
-            demand.max_bps.store(settings.bitrate.bps(), Ordering::Relaxed);
-            if open.as_ref().is_none_or(|(_, s)| *s != settings) {
-                match encoder::open(self.plan.encoder, settings) {
-                    Ok(encoder) => {
-                        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = settings.bitrate;
-                        open = Some((encoder, settings));
-                    }
-                    Err(e) => {
-                        self.gone(format!("cannot encode: {e}"));
-                        continue;
-                    }
-                }
-            }
-            let Some((encoder, _)) = &mut open else { continue };
-            let started = Instant::now();
-            let frames = encoder.encode(&captured.picture, captured.captured, demand.take_key_frame());
-            let took = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
-            self.encode_times.lock().unwrap_or_else(PoisonError::into_inner).record(took);
-            match frames {
-                Ok(frames) => {
-                    for frame in frames {
-                        if media.video.blocking_send(frame).is_err() {
-                            return;
+            let mut took = None;
+            for stream in &mut streams {
+                let started = Instant::now();
+                let wanted = demand.of(stream.encoding());
+                match stream.encode(started, &captured, fps, wanted) {
+                    Ok(frames) if frames.is_empty() => {}
+                    Ok(frames) => {
+                        *took.get_or_insert(Duration::ZERO) += started.elapsed();
+                        for frame in frames {
+                            if media.video.blocking_send(frame).is_err() {
+                                return;
+                            }
                         }
                     }
-                }
-                Err(e) => {
-                    tracing::warn!("cannot encode a picture, starting the encoder again: {e}");
-                    demand.want_key_frame();
-                    open = None;
+                    Err(StreamError::Open(e)) => self.gone(format!("cannot encode: {e}")),
+                    Err(StreamError::Encode(e)) => {
+                        tracing::warn!("cannot encode a picture, starting the encoder again: {e}");
+                    }
                 }
             }
+            if let Some(took) = took {
+                let us = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+                self.encode_times.lock().unwrap_or_else(PoisonError::into_inner).record(us);
+            }
+            *self.target.lock().unwrap_or_else(PoisonError::into_inner) = streams[0].bitrate();
         }
     }
-
-    fn settings(&self, picture: &Picture, fps: u32) -> Settings {
-        let (width, height) = (picture.width(), picture.height());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if width * height > 640 * 360 { cores.min(2) } else { 1 };
-        let bitrate = self.plan.max_bitrate.min(bitrate_for(width * height, fps));
-        Settings { width, height, fps, bitrate, threads }
-    }
-}
-
-/// A good bitrate for pictures of that many pixels.
-///
-/// 650 kb/s for 640x360 at 30 a second gives 35 to 40 dB on a talking head (docs/architecture.md); larger pictures need
-/// fewer bits a pixel (exponent 0.75 fits common ladders: 1.8 Mb/s for 720p), and so do more pictures a second.
-fn bitrate_for(pixels: usize, fps: u32) -> Bitrate {
-    let size = (pixels as f64 / (640.0 * 360.0)).powf(0.75);
-    let rate = (f64::from(fps) / 30.0).sqrt();
-    Bitrate::from_bps((650_000.0 * size * rate).max(50_000.0) as u64)
 }
 
 /// How soon a camera that is switched on begins: below what people notice.
 const OFF_POLL: Duration = Duration::from_millis(50);
 /// How soon the encoder notices the end of the call.
 const STOP_POLL: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bitrates_grow_slower_than_pictures() {
-        assert_eq!(bitrate_for(640 * 360, 30).kbps(), 650);
-        assert_eq!(bitrate_for(1280 * 720, 30).kbps(), 1838);
-        assert!(bitrate_for(1, 1).kbps() >= 50);
-    }
-}

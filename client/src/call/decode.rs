@@ -18,6 +18,7 @@ use crate::video::Decoder;
 /// What a decoding thread needs.
 pub(crate) struct Decoding {
     pub(crate) participant: ParticipantId,
+    /// The track that it begins with.
     pub(crate) track: TrackId,
     /// What is heard of this participant.
     pub(crate) heard: Option<Heard>,
@@ -45,7 +46,7 @@ pub struct Decoded {
 pub(crate) fn start(
     decoding: Decoding,
     failed: impl Fn(TrackId) + Send + 'static,
-) -> Result<SyncSender<Frame>, String> {
+) -> Result<SyncSender<(TrackId, Frame)>, String> {
     let mut decoder = Decoder::new().map_err(|e| e.to_string())?;
     let (frames, queue) = sync_channel(FRAMES);
     let run = move || run(&decoding, &mut decoder, &queue, failed);
@@ -53,25 +54,28 @@ pub(crate) fn start(
     Ok(frames)
 }
 
-fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<Frame>, failed: impl Fn(TrackId)) {
+fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<(TrackId, Frame)>, failed: impl Fn(TrackId)) {
     super::give_way();
-    let mut broken = false;
-    while let Ok(frame) = queue.recv() {
-        // What was queued behind a damaged frame refers to it.
-        if broken && !frame.key {
+    let (mut current, mut broken, mut shown) = (d.track, false, None);
+    while let Ok((track, frame)) = queue.recv() {
+        // What was queued behind a damaged frame refers to it, and what is of another size to another key frame.
+        if !frame.key && (broken || track != current) {
             continue;
         }
+        current = track;
         match decoder.decode(&frame.data) {
             Ok(picture) => {
                 broken = false;
-                if let Some(picture) = picture {
+                // The first pictures of another size may have been taken before the last one shown.
+                if let Some(picture) = picture.filter(|_| shown < Some(frame.captured)) {
+                    shown = Some(frame.captured);
                     show(d, &frame, picture);
                 }
             }
             Err(e) => {
                 tracing::debug!(participant = d.participant.0, "cannot decode a frame: {e}");
                 broken = true;
-                failed(d.track);
+                failed(track);
             }
         }
     }

@@ -50,6 +50,7 @@ impl Display {
                 let shown = window.show(scene).map_err(|e| Failure::Device(e.to_string()))?;
                 let now = call.clock.now();
                 shown.pictures.into_iter().for_each(|(tile, version)| call.shown(tile, version, now));
+                call.set_heights(&shown.heights);
                 shown.actions.into_iter().for_each(|action| call.act(action));
             }
             Self::Files(files) => {

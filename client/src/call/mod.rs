@@ -15,6 +15,7 @@ mod freeze;
 mod peer;
 mod state;
 mod statistics;
+mod stream;
 
 use std::io::{BufRead, IsTerminal, Read};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
@@ -119,7 +120,7 @@ fn attend(config: &Config, started: Instant, printer: Printer) -> Result<(), Fai
 
     let mut publish = Vec::new();
     if config.camera != CameraSpec::None {
-        publish.push(pb::TrackKind::Camera);
+        publish.extend([pb::TrackKind::Camera, pb::TrackKind::CameraSmall]);
     }
     if config.mic != MicSpec::None {
         publish.push(pb::TrackKind::Microphone);

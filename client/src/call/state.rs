@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use vchat_proto::id::{ChatId, ParticipantId, RoomName};
 use vchat_proto::session::{ChatLine, Event};
 use vchat_proto::stats::Distribution;
-use vchat_proto::units::MediaTime;
+use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::pb;
 
 use super::Failure;
 use super::camera::Camera;
 use super::events::Printer;
 use super::peer::{Remote, quantiles, round};
-use crate::audio::{Capture, Playback};
+use crate::audio::{Capture, Loss, Playback};
 use crate::cli::{Config, Target};
 use crate::clock::MediaClock;
 use crate::net::{Net, NetNews, NetStats};
@@ -39,6 +39,10 @@ pub(crate) struct Call {
     playback: Playback,
     muted: bool,
     told: Option<pb::MediaState>,
+    /// How high the pictures of the others are, as the network thread knows it.
+    view: Vec<(ParticipantId, u32)>,
+    /// The worst way from the relay to somebody who hears us.
+    audience: Loss,
     me: Option<ParticipantId>,
     scene: Scene,
     /// The newest picture of our own camera, and how many there were.
@@ -81,6 +85,8 @@ impl Call {
             camera,
             playback,
             told: None,
+            view: Vec::new(),
+            audience: Loss::default(),
             me: None,
             scene: Scene {
                 room: config.room.as_ref().map_or("", RoomName::as_str).into(),
@@ -276,6 +282,7 @@ impl Call {
                         remote.set_net(*peer);
                     }
                 }
+                self.protect_sound(&stats);
                 let seconds = stats.seconds;
                 self.last_net = stats;
                 self.print_stats(false, seconds);
@@ -319,6 +326,10 @@ impl Call {
                     remote.update(peer);
                 }
             }
+            Event::Audience { loss_permille, burst_ms } => {
+                let percent = u8::try_from(loss_permille.div_ceil(10).min(100)).unwrap_or(100);
+                self.audience = Loss { percent, burst_ms };
+            }
             Event::PeerLeft(id) => {
                 if let Some(remote) = self.remotes.remove(&id) {
                     let name = remote.peer.name.as_str();
@@ -343,7 +354,6 @@ impl Call {
             }
             Event::RefreshRequested(..)
             | Event::TrackWanted(..)
-            | Event::Audience { .. }
             | Event::NextKey(_) => {}
             Event::Reconnecting(why) => {
                 self.connection = Some("Connection lost, connecting again…".into());
@@ -413,6 +423,32 @@ impl Call {
         }
     }
 
+    /// The pictures of the others are shown so high: the relay need not send more.
+    pub(crate) fn set_heights(&mut self, heights: &[(u64, u32)]) {
+        let remote = |(tile, height): &(u64, u32)| Some((ParticipantId(u32::try_from(*tile).ok()?), *height));
+        let view: Vec<(ParticipantId, u32)> = heights.iter().filter_map(remote).collect();
+        if view != self.view
+            && let Some(net) = &self.net
+        {
+            net.set_view(view.clone());
+            self.view = view;
+        }
+    }
+
+    /// Codes our sound against the losses on both ways to those who hear it.
+    fn protect_sound(&self, stats: &NetStats) {
+        let percent = |share: f64| (share * 100.0).round().clamp(0.0, 100.0) as u8;
+        // Of two ways, either may lose it.
+        let up = percent(stats.up_loss);
+        let both = u32::from(up) + u32::from(self.audience.percent);
+        let loss = Loss {
+            percent: u8::try_from(both.min(100)).unwrap_or(100),
+            burst_ms: stats.up_burst_ms.max(self.audience.burst_ms),
+        };
+        let narrow = stats.up_target_kbps < NARROW_KBPS && stats.up_target_kbps > 0.0;
+        self.capture.adapt(if narrow { NARROW_SOUND } else { SOUND }, loss);
+    }
+
     fn poll_audio(&mut self) {
         for audio in self.playback.handle().poll_stats().peers {
             if let Some(remote) = self.remotes.get_mut(&audio.participant) {
@@ -467,6 +503,11 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Full-band speech without audible loss (RFC 7587 recommends 28 to 40 kb/s).
+const SOUND: Bitrate = Bitrate::from_kbps(32);
+/// Where there is hardly room for a picture, sound leaves it a little more.
+const NARROW_SOUND: Bitrate = Bitrate::from_kbps(20);
+const NARROW_KBPS: f64 = 250.0;
 /// Our own tile; participants have 32 bits.
 const MY_TILE: u64 = u64::MAX;
 /// Long enough to read a sentence twice.

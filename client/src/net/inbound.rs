@@ -13,7 +13,7 @@ use vchat_proto::wire::datagram::{Media, MediaKind};
 use vchat_proto::wire::limits::MAX_FRAGMENTS;
 
 use super::Command;
-use crate::audio::PlaybackHandle;
+use crate::audio::{Heard, PlaybackHandle};
 use crate::call::decode::{self, Decoding};
 use crate::clock::MediaClock;
 use crate::news::{News, NewsSender};
@@ -43,8 +43,9 @@ pub(crate) struct Refresh {
 struct Video {
     participant: ParticipantId,
     reassembler: Reassembler,
-    /// Overflow: the decoder cannot keep up; everything up to the next key frame is dropped.
-    decoder: SyncSender<Frame>,
+    /// That of the participant, for all sizes of the camera. Overflow: it cannot keep up; everything up to the next key frame
+    /// is dropped.
+    decoder: SyncSender<(TrackId, Frame)>,
     bytes: u64,
 }
 
@@ -78,39 +79,19 @@ impl Inbound {
         if let Some(heard) = heard.clone() {
             drop(self.news.send(News::Listening(peer.id, heard)));
         }
-        for &(track, kind) in &peer.tracks {
-            match kind_of(kind) {
-                MediaKind::Audio => drop(self.audio.insert(track, peer.id)),
-                MediaKind::Video => {
-                    let slot = Slot::default();
-                    drop(self.news.send(News::Decoding(peer.id, slot.clone())));
-                    let decoding = Decoding {
-                        participant: peer.id,
-                        track,
-                        heard: heard.clone(),
-                        clock: self.clock,
-                        slot,
-                        news: self.news.clone(),
-                    };
-                    let back = self.back.clone();
-                    let failed = move |track| {
-                        if let Some(back) = back.upgrade() {
-                            drop(back.send(Command::DecoderFailed(track)));
-                        }
-                    };
-                    match decode::start(decoding, failed) {
-                        Ok(decoder) => {
-                            let video = Video {
-                                participant: peer.id,
-                                reassembler: Reassembler::default(),
-                                decoder,
-                                bytes: 0,
-                            };
-                            self.video.insert(track, video);
-                        }
-                        Err(e) => tracing::error!("cannot start a decoder: {e}"),
+        let of_kind =
+            |of| peer.tracks.iter().filter(move |(_, kind)| kind_of(*kind) == of).map(|(track, _)| *track);
+        self.audio.extend(of_kind(MediaKind::Audio).map(|track| (track, peer.id)));
+        if let Some(first) = of_kind(MediaKind::Video).next() {
+            match self.decoder(peer.id, first, heard) {
+                Ok(decoder) => {
+                    for track in of_kind(MediaKind::Video) {
+                        let (decoder, reassembler) = (decoder.clone(), Reassembler::default());
+                        let video = Video { participant: peer.id, reassembler, decoder, bytes: 0 };
+                        self.video.insert(track, video);
                     }
                 }
+                Err(e) => tracing::error!("cannot start a decoder: {e}"),
             }
         }
         let theirs = |m: &Media| peer.tracks.iter().any(|(track, _)| *track == m.header.track);
@@ -118,6 +99,25 @@ impl Inbound {
             std::mem::take(&mut self.early).into_iter().partition(theirs);
         self.early = others;
         early.iter().for_each(|media| self.handle_media(now, media, needed));
+    }
+
+    /// Starts the decoder of a participant.
+    fn decoder(
+        &self,
+        participant: ParticipantId,
+        track: TrackId,
+        heard: Option<Heard>,
+    ) -> Result<SyncSender<(TrackId, Frame)>, String> {
+        let slot = Slot::default();
+        drop(self.news.send(News::Decoding(participant, slot.clone())));
+        let (clock, news) = (self.clock, self.news.clone());
+        let back = self.back.clone();
+        let failed = move |track| {
+            if let Some(back) = back.upgrade() {
+                drop(back.send(Command::DecoderFailed(track)));
+            }
+        };
+        decode::start(Decoding { participant, track, heard, clock, slot, news }, failed)
     }
 
     /// The connection is lost. The next one numbers its tracks anew, and their media may come before the news of who is
@@ -151,7 +151,9 @@ impl Inbound {
                     video.bytes += media.body.len() as u64;
                     video.reassembler.set_round_trip(self.round_trip);
                     video.reassembler.handle_media(now, self.clock.now(), media);
-                    video.drain(now, track, needed);
+                    if video.drain(now, track, needed) {
+                        self.rest_others(track);
+                    }
                 } else {
                     self.early.push_back(media.clone());
                     if self.early.len() > MAX_EARLY {
@@ -178,6 +180,13 @@ impl Inbound {
         }
     }
 
+    /// A key frame of this track came: nothing is expected of the other sizes of the same camera.
+    fn rest_others(&mut self, track: TrackId) {
+        let Some(who) = self.video.get(&track).map(|v| v.participant) else { return };
+        let others = self.video.iter_mut().filter(|(t, v)| **t != track && v.participant == who);
+        others.for_each(|(_, v)| v.reassembler.rest());
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.video.values().filter_map(|v| v.reassembler.poll_timeout()).min()
     }
@@ -189,18 +198,24 @@ impl Inbound {
 }
 
 impl Video {
-    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) {
+    /// Hands on what there is. True when a key frame was among it.
+    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) -> bool {
+        let mut key = false;
         while let Some(output) = self.reassembler.poll_output() {
             match output {
                 Output::RefreshNeeded(decoded) => needed.push(Refresh { track, decoded }),
-                Output::Frame(frame) => match self.decoder.try_send(frame) {
-                    Ok(()) => {}
-                    Err(TrySendError::Full(_)) => self.reassembler.reset(now),
-                    // The decoder is gone; that has been reported.
-                    Err(TrySendError::Disconnected(_)) => {}
-                },
+                Output::Frame(frame) => {
+                    key |= frame.key;
+                    match self.decoder.try_send((track, frame)) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(_)) => self.reassembler.reset(now),
+                        // The decoder is gone; that has been reported.
+                        Err(TrySendError::Disconnected(_)) => {}
+                    }
+                }
             }
         }
+        key
     }
 }
 

@@ -20,15 +20,17 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 use vchat_certs::pin::Pin;
-use vchat_proto::id::{ChatId, ParticipantId, TrackId};
+use vchat_proto::id::{ChatId, FrameId, ParticipantId, TrackId};
 use vchat_proto::session::{Event, SayError};
+use vchat_proto::units::Bitrate;
 use vchat_proto::wire::pb;
 
 use crate::audio::{AudioPacket, PlaybackHandle};
 use crate::cli::Config;
 use crate::clock::MediaClock;
 use crate::news::NewsSender;
-use crate::video::EncodedFrame;
+use crate::video::encoder::FrameOptions;
+use crate::video::{EncodedFrame, Encoding};
 
 /// Our way to the network thread. Ends the session when [`Net::leave`] is called.
 #[derive(Debug)]
@@ -48,19 +50,29 @@ pub struct Media {
     pub(crate) demand: Arc<Demand>,
 }
 
-/// What the network wants of the video encoder.
+/// What the network wants of the video encoders.
 #[derive(Debug, Default)]
 pub struct Demand {
     /// There is a track to send on.
     pub(crate) live: AtomicBool,
-    /// The next frame must be a key frame.
-    pub(crate) key_frame: AtomicBool,
-    /// Video waits to be sent, or nothing passes: do not encode more of it now.
-    pub(crate) backlog: AtomicBool,
-    /// What the network bears, in bits a second of encoded video; 0 before it is known.
-    pub(crate) target_bps: AtomicU64,
-    /// What the camera would send at most, in bits a second.
-    pub(crate) max_bps: AtomicU64,
+    /// Nothing comes through at the moment, or much waits already: encode nothing.
+    pub(crate) hold: AtomicBool,
+    /// Of the full encoding.
+    pub(crate) full: Wanted,
+    /// Of the small encoding, which there is only while it has a bitrate.
+    pub(crate) small: Wanted,
+}
+
+/// What the network wants of one encoding.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// In bits a second; 0 while nobody has said.
+    target_bps: AtomicU64,
+    /// What the encoder would take at most, in bits a second; 0 before it has a picture.
+    max_bps: AtomicU64,
+    key_frame: AtomicBool,
+    /// With [`REFERENCE`], the newest frame that all receivers have.
+    reference: AtomicU64,
 }
 
 /// What the rest of the client asks of the network thread. Few and small, hence no limit on the queue: the user types them.
@@ -70,6 +82,8 @@ enum Command {
     MediaState(pb::MediaState),
     /// The decoder of this participant's track failed.
     DecoderFailed(TrackId),
+    /// How high the pictures of the others are shown.
+    View(Vec<(ParticipantId, u32)>),
     Leave,
 }
 
@@ -112,6 +126,8 @@ pub struct NetStats {
     pub up_overhead: f64,
     /// Share of our datagrams that were lost lately, 0 to 1.
     pub up_loss: f64,
+    /// How long losses last when they come, in milliseconds.
+    pub up_burst_ms: u32,
     /// What we may send all in all, in kilobits a second on the wire.
     pub up_target_kbps: f64,
     /// Received all in all, in kilobits a second on the wire.
@@ -184,6 +200,11 @@ impl Net {
         drop(self.commands.send(Command::MediaState(state)));
     }
 
+    /// Tells the relay how high the pictures of the others are shown, in pixels; of who is missing everything is wanted.
+    pub fn set_view(&self, heights: Vec<(ParticipantId, u32)>) {
+        drop(self.commands.send(Command::View(heights)));
+    }
+
     /// Says goodbye and waits until the relay has heard it, for half a second at most.
     pub fn leave(mut self) {
         drop(self.commands.send(Command::Leave));
@@ -195,17 +216,94 @@ impl Net {
 }
 
 impl Demand {
-    /// Whether the next frame must be a key frame; asks once.
-    pub(crate) fn take_key_frame(&self) -> bool {
-        self.key_frame.swap(false, Ordering::Relaxed)
+    /// What is wanted of that encoding.
+    #[must_use]
+    pub const fn of(&self, encoding: Encoding) -> &Wanted {
+        match encoding {
+            Encoding::Full => &self.full,
+            Encoding::Small => &self.small,
+        }
+    }
+}
+
+impl Wanted {
+    /// The encoder may have that much. Zero: the full encoding gets a rate that suits its size, the small one ends.
+    pub fn set_target(&self, bitrate: Bitrate) {
+        self.target_bps.store(bitrate.bps(), Ordering::Relaxed);
     }
 
-    pub(crate) fn want_key_frame(&self) {
+    /// What was said last.
+    #[must_use]
+    pub fn target(&self) -> Option<Bitrate> {
+        Some(self.target_bps.load(Ordering::Relaxed)).filter(|bps| *bps > 0).map(Bitrate::from_bps)
+    }
+
+    /// What the encoder would take at most.
+    #[must_use]
+    pub fn max(&self) -> Bitrate {
+        Bitrate::from_bps(self.max_bps.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_max(&self, max: Bitrate) {
+        self.max_bps.store(max.bps(), Ordering::Relaxed);
+    }
+
+    /// The next frame must be a key frame.
+    pub fn want_key_frame(&self) {
         self.key_frame.store(true, Ordering::Relaxed);
+    }
+
+    /// The next frame must be decodable by all who have `reference`. Of several before that frame, the oldest counts.
+    pub fn want_refresh(&self, reference: FrameId) {
+        let older = |known: u64| {
+            let known = (known & REFERENCE != 0).then_some(FrameId(known as u32));
+            let oldest = known.filter(|known| reference.is_after(*known)).unwrap_or(reference);
+            Some(REFERENCE | u64::from(oldest.0))
+        };
+        // The closure always has a value, so this cannot fail.
+        self.reference.fetch_update(Ordering::Relaxed, Ordering::Relaxed, older).unwrap_or_default();
+    }
+
+    /// Whether the next frame should not be left out.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.key_frame.load(Ordering::Relaxed) || self.reference.load(Ordering::Relaxed) != 0
+    }
+
+    /// What the next frame must be; asks once.
+    pub(crate) fn take(&self) -> FrameOptions {
+        let reference = self.reference.swap(0, Ordering::Relaxed);
+        FrameOptions {
+            force_key: self.key_frame.swap(false, Ordering::Relaxed),
+            reference: (reference & REFERENCE != 0).then_some(FrameId(reference as u32)),
+        }
     }
 }
 
 /// 160 ms of sound.
 const AUDIO_QUEUE: usize = 16;
-/// Two frames: one on its way and one ready.
-const VIDEO_QUEUE: usize = 2;
+/// Three frames: one on its way, and a picture in both encodings.
+const VIDEO_QUEUE: usize = 3;
+/// Tells that there is a reference; frames have 32 bits.
+const REFERENCE: u64 = 1 << 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_reference_counts_and_is_taken_once() {
+        let wanted = Wanted::default();
+        assert_eq!(wanted.take(), FrameOptions::default());
+        for (first, second) in [(7, 9), (9, 7), (u32::MAX, 3), (3, u32::MAX)] {
+            wanted.want_refresh(FrameId(first));
+            wanted.want_refresh(FrameId(second));
+            assert!(wanted.is_urgent());
+            let oldest = FrameId(if first.min(second) == 3 { u32::MAX } else { 7 });
+            assert_eq!(wanted.take(), FrameOptions { force_key: false, reference: Some(oldest) });
+            assert!(!wanted.is_urgent());
+            assert_eq!(wanted.take(), FrameOptions::default());
+        }
+        wanted.want_refresh(FrameId(0));
+        assert_eq!(wanted.take().reference, Some(FrameId(0)), "frame 0 is one too");
+    }
+}

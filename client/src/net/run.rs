@@ -287,6 +287,7 @@ impl Runner {
                 }
             }
             Command::MediaState(state) => self.session.set_media_state(state),
+            Command::View(heights) => self.session.set_view(now, heights),
             Command::DecoderFailed(track) => self.inbound.decoder_failed(now, track, needed),
             Command::Leave => self.leaving = Some(now + FAREWELL),
         }
@@ -357,9 +358,8 @@ impl Runner {
                 self.inbound.left(id);
             }
             Event::NextKey(said) => self.store_next_key(said),
-            Event::RefreshRequested(track, decoded) if self.uplink.is_video(track) => {
-                self.uplink.want_refresh(decoded);
-            }
+            Event::RefreshRequested(track, decoded) => self.uplink.want_refresh(track, decoded),
+            Event::TrackWanted(track, wanted) => self.uplink.set_wanted(track, wanted),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
         }
@@ -456,6 +456,7 @@ impl Runner {
             up_kbps: kbps(media + other),
             up_overhead: share(other, media),
             up_loss: self.uplink.sender().map_or(0.0, |s| s.loss().rate),
+            up_burst_ms: self.uplink.burst_ms(),
             up_target_kbps: self.uplink.sender().map_or(0.0, |s| s.target().bps() as f64 / 1e3),
             down_kbps: kbps(media_in + other_in),
             down_overhead: share(other_in, media_in),

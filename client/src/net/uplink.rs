@@ -7,54 +7,65 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use vchat_proto::hop::{self, Sender};
 use vchat_proto::id::{FrameId, TrackId};
-use vchat_proto::packetize::{FrameSizeError, Packetizer};
-use vchat_proto::room::kind_of;
+use vchat_proto::packetize::{FrameInfo, FrameSizeError, Packetizer};
 use vchat_proto::session::Me;
 use vchat_proto::units::Bitrate;
 use vchat_proto::wire::datagram::{Media, MediaKind};
 use vchat_proto::wire::hop::Report;
+use vchat_proto::wire::pb;
 
 use super::Demand;
 use crate::audio::AudioPacket;
-use crate::video::EncodedFrame;
+use crate::video::{EncodedFrame, Encoding};
 
 /// Cuts our frames into datagrams and sends them as the hop to the relay bears.
 pub(crate) struct Uplink {
     audio: Option<Packetizer>,
-    video: Option<Packetizer>,
-    /// Frames before the first key frame on a track are of no use to anybody.
-    video_begun: bool,
+    full: Option<Video>,
+    small: Option<Video>,
     /// Of the present connection.
     sender: Option<Sender>,
     demand: Arc<Demand>,
     frames: u32,
 }
 
+/// A track of ours.
+struct Video {
+    packetizer: Packetizer,
+    /// Frames before the first key frame on a track are of no use to anybody.
+    begun: bool,
+    /// Somebody receives it.
+    wanted: bool,
+}
+
 impl Uplink {
     pub(crate) fn new(demand: Arc<Demand>) -> Self {
-        Self { audio: None, video: None, video_begun: false, sender: None, demand, frames: 0 }
+        Self { audio: None, full: None, small: None, sender: None, demand, frames: 0 }
     }
 
     /// The relay has numbered our tracks: sending begins, with a key frame.
     pub(crate) fn begin(&mut self, now: Instant, me: &Me) {
-        let of_kind = |kind| {
-            let track = me.tracks.iter().find(|(_, k)| kind_of(*k) == kind);
-            track.map(|(id, _)| Packetizer::new(kind, *id))
+        let of_kind = |kind| me.tracks.iter().find(|(_, k)| *k == kind).map(|(id, _)| *id);
+        let video = |kind, wanted| {
+            let packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
+            Some(Video { packetizer, begun: false, wanted })
         };
-        (self.audio, self.video) = (of_kind(MediaKind::Audio), of_kind(MediaKind::Video));
-        self.video_begun = false;
+        self.audio = of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id));
+        self.full = video(pb::TrackKind::Camera, true);
+        self.small = video(pb::TrackKind::CameraSmall, false);
         let video_max = self.video_max();
         let start = Bitrate::from_bps(video_max.bps() * 3 / 2).clamp(MIN_START, MAX_START);
         self.sender = Some(Sender::new(now, hop::Settings { start, video_max }));
-        self.demand.want_key_frame();
-        self.demand.backlog.store(false, Ordering::Relaxed);
-        self.demand.live.store(self.video.is_some(), Ordering::Relaxed);
+        self.demand.full.want_key_frame();
+        self.demand.hold.store(false, Ordering::Relaxed);
+        self.demand.live.store(self.full.is_some(), Ordering::Relaxed);
     }
 
     /// There is no connection: nothing is sent until the next [`Self::begin`].
     pub(crate) fn pause(&mut self) {
-        (self.audio, self.video, self.sender) = (None, None, None);
+        (self.audio, self.full, self.small, self.sender) = (None, None, None, None);
         self.demand.live.store(false, Ordering::Relaxed);
+        self.demand.small.set_target(Bitrate::from_bps(0));
     }
 
     pub(crate) fn push_audio(&mut self, now: Instant, packet: &AudioPacket) {
@@ -65,17 +76,25 @@ impl Uplink {
     }
 
     pub(crate) fn push_video(&mut self, now: Instant, frame: &EncodedFrame) {
-        self.video_begun |= frame.key;
-        if let Some(packetizer) = self.video.as_mut().filter(|_| self.video_begun) {
-            let datagrams = packetizer.packetize(&frame.data, frame.key, frame.captured);
-            if datagrams.is_err() {
-                // What follows would refer to a frame that nobody has.
-                self.video_begun = false;
-                self.demand.want_key_frame();
-            }
-            self.queue(now, datagrams);
-            self.frames += 1;
+        let track = match frame.encoding {
+            Encoding::Full => &mut self.full,
+            Encoding::Small => &mut self.small,
+        };
+        let Some(video) = track else { return };
+        video.begun |= frame.is_key();
+        if !video.begun || !video.wanted {
+            return;
         }
+        let EncodedFrame { number, dependency, temporal, discardable, captured, .. } = *frame;
+        let info = FrameInfo { number, dependency, temporal, discardable, captured };
+        let datagrams = video.packetizer.packetize_frame(&info, &frame.data);
+        if datagrams.is_err() {
+            // What follows would refer to a frame that nobody has.
+            video.begun = false;
+            self.demand.of(frame.encoding).want_key_frame();
+        }
+        self.queue(now, datagrams);
+        self.frames += u32::from(frame.encoding == Encoding::Full);
     }
 
     /// The relay tells what of ours has arrived.
@@ -102,14 +121,28 @@ impl Uplink {
         self.sender.as_ref()?.poll_timeout()
     }
 
-    /// Somebody cannot decode what depends on frames of ours later than `decoded`.
-    pub(crate) fn want_refresh(&self, _decoded: Option<FrameId>) {
-        self.demand.want_key_frame();
+    /// Somebody cannot decode what depends on frames of this track later than `decoded`.
+    pub(crate) fn want_refresh(&self, track: TrackId, decoded: Option<FrameId>) {
+        let is = |video: &Option<Video>| video.as_ref().is_some_and(|v| v.packetizer.track() == track);
+        let wanted = match (is(&self.full), is(&self.small)) {
+            (true, _) => &self.demand.full,
+            (_, true) => &self.demand.small,
+            _ => return,
+        };
+        match decoded {
+            Some(frame) => wanted.want_refresh(frame),
+            None => wanted.want_key_frame(),
+        }
     }
 
-    /// Whether this track is our video.
-    pub(crate) fn is_video(&self, track: TrackId) -> bool {
-        self.video.as_ref().is_some_and(|v| v.track() == track)
+    /// Somebody receives this track of ours, or nobody does any more.
+    pub(crate) fn set_wanted(&mut self, track: TrackId, wanted: bool) {
+        if let Some(small) = self.small.as_mut().filter(|v| v.packetizer.track() == track) {
+            small.wanted = wanted;
+            if wanted {
+                self.demand.small.want_key_frame();
+            }
+        }
     }
 
     /// The sending end of the hop to the relay, while there is one.
@@ -120,6 +153,12 @@ impl Uplink {
     /// How long a round trip to the relay takes.
     pub(crate) fn round_trip(&self) -> Duration {
         self.sender.as_ref().map(Sender::round_trip).unwrap_or_default()
+    }
+
+    /// How long losses last when they come, in milliseconds.
+    pub(crate) fn burst_ms(&self) -> u32 {
+        let Some(loss) = self.sender.as_ref().map(Sender::loss).filter(|l| l.rate > 0.0) else { return 0 };
+        (loss.burst * DATAGRAM_MS) as u32
     }
 
     /// Video frames sent since the last call.
@@ -140,27 +179,47 @@ impl Uplink {
         }
     }
 
-    /// Tells the encoder what the hop bears.
+    /// Tells the encoders what the hop bears.
     fn tell(&mut self, now: Instant) {
         let video_max = self.video_max();
+        let small_max = self.small_max();
         let Some(sender) = &mut self.sender else { return };
         sender.set_video_max(video_max);
         // What waits is sent first, and into a dead network nothing is.
-        let backlog = sender.video_wait(now) > BACKLOG || sender.is_silent(now);
+        let hold = sender.video_wait(now) > BACKLOG || sender.is_silent(now);
         let target = sender.video_target();
         let refreshes: Vec<_> = std::iter::from_fn(|| sender.poll_refresh()).collect();
-        self.demand.backlog.store(backlog, Ordering::Relaxed);
-        self.demand.target_bps.store(target.bps(), Ordering::Relaxed);
-        refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.decoded));
+        // Whoever is shown the small pictures has no others, so they are not the first to suffer.
+        let small = small_max.min(Bitrate::from_bps(target.bps() / SMALL_SHARE));
+        let full = Bitrate::from_bps(target.bps() - small.bps());
+        self.demand.hold.store(hold, Ordering::Relaxed);
+        self.demand.full.set_target(full);
+        self.demand.small.set_target(small);
+        refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.track, refresh.decoded));
     }
 
+    /// What all encodings would take.
     fn video_max(&self) -> Bitrate {
-        Bitrate::from_bps(self.demand.max_bps.load(Ordering::Relaxed))
+        Bitrate::from_bps(self.demand.full.max().bps() + self.small_max().bps())
+    }
+
+    /// What the small encoding would take, if somebody receives it.
+    fn small_max(&self) -> Bitrate {
+        let wanted = self.small.as_ref().is_some_and(|v| v.wanted);
+        if wanted {
+            Bitrate::from_bps(self.demand.full.max().bps() / SMALL_SHARE)
+        } else {
+            Bitrate::default()
+        }
     }
 }
 
+/// Between two datagrams of a call, about.
+const DATAGRAM_MS: f64 = 5.0;
 /// Two frames at 30 a second: enough to even out a key frame, too little to be felt.
 const BACKLOG: Duration = Duration::from_millis(66);
+/// A quarter of the pixels for a quarter of the bits: softer, but it is shown small or to who cannot receive more.
+const SMALL_SHARE: u64 = 4;
 /// What to begin with, before anything is known: most networks bear this, and more is found within a second.
 const MIN_START: Bitrate = Bitrate::from_kbps(300);
 const MAX_START: Bitrate = Bitrate::from_kbps(1_200);

@@ -11,20 +11,25 @@ use std::ptr;
 
 use bytes::Bytes;
 use libaom_sys as ffi;
+use vchat_proto::id::FrameId;
 use vchat_proto::units::{Bitrate, MediaTime};
 
-use super::encoder::{EncodeError, EncodedFrame, Encoder, Settings, check_bitrate};
+use super::encoder::{EncodeError, EncodedFrame, Encoder, FrameOptions, Settings, check_bitrate};
+use super::references::{Plan, References};
 use crate::picture::Picture;
 
 /// The default encoder.
 pub(super) struct Aom {
     settings: Settings,
     codec: Codec,
+    /// Pictures a second that were announced last.
+    fps: u32,
     pace: Pace,
+    references: References,
 }
 
 impl Aom {
-    pub(super) fn new(settings: Settings) -> Result<Self, EncodeError> {
+    pub(super) fn new(settings: Settings, first: FrameId) -> Result<Self, EncodeError> {
         let mut codec = Codec::open(settings)?;
         for &(id, value) in CONTROLS {
             codec.control(id, value)?;
@@ -32,7 +37,9 @@ impl Aom {
         codec.control(ffi::AOME_SET_CPUUSED, speed(settings))?;
         codec.control(ffi::AV1E_SET_ROW_MT, c_int::from(settings.threads > 1))?;
         codec.control(ffi::AV1E_SET_TILE_COLUMNS, tile_columns_log2(settings))?;
-        Ok(Self { settings, codec, pace: Pace::new(settings.fps) })
+        codec.set_layers(settings.layers, settings.bitrate, settings.layers < 2)?;
+        let references = References::new(settings.layers, first);
+        Ok(Self { settings, codec, fps: settings.fps, pace: Pace::new(settings.fps), references })
     }
 }
 
@@ -41,20 +48,40 @@ impl Encoder for Aom {
         &mut self,
         picture: &Picture,
         captured: MediaTime,
-        force_key: bool,
+        options: FrameOptions,
     ) -> Result<Vec<EncodedFrame>, EncodeError> {
         self.settings.check_size(picture)?;
         let (pts, duration) = self.pace.advance(captured);
+        let plan = self.references.advance(options);
+        self.codec.follow(&plan)?;
+        let Settings { encoding, .. } = self.settings;
+        let Plan { number, dependency, temporal, discardable, .. } = plan;
         let mut out = Vec::with_capacity(1);
-        self.codec.encode(picture, pts, duration, force_key, |data, key| {
-            out.push(EncodedFrame { data: Bytes::copy_from_slice(data), key, captured });
+        self.codec.encode(picture, pts, duration, plan.from.is_none(), |data| {
+            let data = Bytes::copy_from_slice(data);
+            out.push(EncodedFrame { data, encoding, number, dependency, temporal, discardable, captured });
         })?;
+        if out.is_empty() {
+            // Frames to come would refer to one that does not exist.
+            return Err(EncodeError::Codec {
+                codec: "aom",
+                action: "encode a picture",
+                why: "no frame came out".to_owned(),
+            });
+        }
         Ok(out)
     }
 
-    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError> {
+    fn set_rate(&mut self, bitrate: Bitrate, fps: u32) -> Result<(), EncodeError> {
         check_bitrate(bitrate)?;
-        self.codec.set_bitrate(bitrate)
+        let base_only = self.settings.layers < 2 || fps * 2 <= self.settings.fps;
+        self.codec.set_bitrate(bitrate)?;
+        self.codec.set_layers(self.settings.layers, bitrate, base_only)?;
+        self.references.set_layers(if base_only { 1 } else { self.settings.layers });
+        if std::mem::replace(&mut self.fps, fps) != fps {
+            self.pace.expect(fps);
+        }
+        Ok(())
     }
 
     fn name(&self) -> &'static str {
@@ -92,6 +119,11 @@ impl Pace {
     fn new(fps: u32) -> Self {
         let nominal = 1_000_000 / i64::from(fps);
         Self { interval_us: nominal, range_us: (nominal / 2, nominal * 4), pts_us: 0, last: None }
+    }
+
+    /// From now on so many pictures come a second.
+    fn expect(&mut self, fps: u32) {
+        self.interval_us = 1_000_000 / i64::from(fps.max(1));
     }
 
     /// The timestamp of a picture taken at `captured` and how long it lasts, both in microseconds.
@@ -162,14 +194,60 @@ impl Codec {
             .inspect_err(|_| self.config.rc_target_bitrate = old)
     }
 
-    /// Encodes one picture and hands each temporal unit and whether it is a key frame to `emit`.
+    /// Divides the bitrate among temporal layers; with `base_only` all of it goes to the lowest, at any frame rate.
+    ///
+    /// One layer is two of which only the lower is used: with chosen references and one layer, libaom's rate control
+    /// stays at a quarter of its target.
+    fn set_layers(&mut self, layers: u8, bitrate: Bitrate, base_only: bool) -> Result<(), EncodeError> {
+        let shares = if layers > 2 { &LAYER_SHARES_3[..] } else { &LAYER_SHARES_2[..] };
+        // SAFETY: the structure consists of integers, for which zeros are values.
+        let mut params = unsafe { MaybeUninit::<ffi::aom_svc_params_t>::zeroed().assume_init() };
+        params.number_spatial_layers = 1;
+        params.number_temporal_layers = shares.len() as c_int;
+        (params.scaling_factor_num[0], params.scaling_factor_den[0]) = (1, 1);
+        for (layer, share) in shares.iter().enumerate() {
+            params.max_quantizers[layer] = MAX_QUANTIZER as c_int;
+            params.min_quantizers[layer] = MIN_QUANTIZER as c_int;
+            let share = if base_only { 100 } else { *share };
+            params.layer_target_bitrate[layer] = (kbps(bitrate) * share / 100) as c_int;
+            params.framerate_factor[layer] = if base_only { 1 } else { 1 << (shares.len() - 1 - layer) };
+        }
+        self.control_with(ffi::AV1E_SET_SVC_PARAMS, &mut params)
+    }
+
+    /// Tells which frames the next one is predicted from and where it is kept.
+    fn follow(&mut self, plan: &Plan) -> Result<(), EncodeError> {
+        let mut layer =
+            ffi::aom_svc_layer_id_t { spatial_layer_id: 0, temporal_layer_id: c_int::from(plan.temporal) };
+        self.control_with(ffi::AV1E_SET_SVC_LAYER_ID, &mut layer)?;
+        let from = plan.from.unwrap_or(0) as c_int;
+        let mut config =
+            ffi::aom_svc_ref_frame_config_t { reference: [0; 7], ref_idx: [from; 7], refresh: [0; 8] };
+        config.reference[LAST] = 1;
+        if let Some(into) = plan.into {
+            // Only slots that some reference points to are replaced; this one is not predicted from.
+            config.ref_idx[ALTREF] = into as c_int;
+            config.refresh[into] = 1;
+        }
+        self.control_with(ffi::AV1E_SET_SVC_REF_FRAME_CONFIG, &mut config)
+    }
+
+    /// For the controls that take a structure: `T` has to be the one that `id` is documented with.
+    fn control_with<T>(&mut self, id: ffi::aome_enc_control_id, value: &mut T) -> Result<(), EncodeError> {
+        // SAFETY: the context is open; the callers above pass the structure of each control, which is read during the
+        // call only.
+        let code = unsafe { ffi::aom_codec_control(&raw mut *self.context, id as c_int, &raw mut *value) };
+        check(code, "take a setting", &raw const *self.context)
+    }
+
+    /// Encodes one picture and hands its temporal unit to `emit`.
     fn encode(
         &mut self,
         picture: &Picture,
         pts_us: i64,
         duration_us: u32,
         force_key: bool,
-        mut emit: impl FnMut(&[u8], bool),
+        mut emit: impl FnMut(&[u8]),
     ) -> Result<(), EncodeError> {
         let image = wrap(picture)?;
         let flags = if force_key { ffi::AOM_EFLAG_FORCE_KF } else { 0 };
@@ -192,11 +270,11 @@ impl Codec {
                 continue;
             }
             // SAFETY: the kind says that the union holds a frame, whose `buf` has `sz` bytes, valid as the packet is.
-            let (data, flags) = unsafe {
+            let data = unsafe {
                 let frame = &packet.data.frame;
-                (std::slice::from_raw_parts(frame.buf.cast::<u8>(), frame.sz), frame.flags)
+                std::slice::from_raw_parts(frame.buf.cast::<u8>(), frame.sz)
             };
-            emit(data, flags & ffi::AOM_FRAME_IS_KEY != 0);
+            emit(data);
         }
         Ok(())
     }
@@ -293,6 +371,13 @@ unsafe fn text(string: *const std::os::raw::c_char) -> String {
     unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
 }
 
+/// Percent of the bitrate that each of two temporal layers has together with those below it: as the WebRTC world divides it. Base frames serve all that follow, so they get more.
+const LAYER_SHARES_2: [c_uint; 2] = [60, 100];
+/// The same for three layers.
+const LAYER_SHARES_3: [c_uint; 3] = [50, 70, 100];
+/// Places in libaom's lists of references.
+const LAST: usize = 0;
+const ALTREF: usize = 6;
 /// Below this the eye sees no gain; bits saved on a still picture serve the next motion.
 const MIN_QUANTIZER: c_uint = 10;
 /// All of the range: a picture that turns coarse for a moment is better than a queue in the network.
@@ -351,6 +436,7 @@ const CONTROLS: &[(ffi::aome_enc_control_id, c_int)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::video::encoder::Encoding;
 
     fn pace(gaps_us: &[u64]) -> Vec<i64> {
         let mut pace = Pace::new(30);
@@ -377,7 +463,15 @@ mod tests {
     fn tiles_are_as_many_as_threads_but_not_narrow() {
         let tiles = |width, threads| {
             let bitrate = Bitrate::from_kbps(500);
-            tile_columns_log2(Settings { width, height: 360, fps: 30, bitrate, threads })
+            tile_columns_log2(Settings {
+                encoding: Encoding::Full,
+                width,
+                height: 360,
+                fps: 30,
+                bitrate,
+                threads,
+                layers: 1,
+            })
         };
         assert_eq!((tiles(640, 1), tiles(640, 2), tiles(640, 8)), (0, 1, 1));
         assert_eq!((tiles(1280, 4), tiles(1920, 64), tiles(16, 64)), (2, 2, 0));

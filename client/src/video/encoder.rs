@@ -5,17 +5,20 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use thiserror::Error;
+use vchat_proto::id::FrameId;
 use vchat_proto::units::{Bitrate, MediaTime};
+use vchat_proto::wire::datagram::Dependency;
 
 use crate::picture::{MAX_SIDE, Picture};
 
 /// Turns the pictures of one track into AV1.
 ///
 /// Each [`EncodedFrame`] is one whole AV1 temporal unit with one shown picture. Key frames carry their sequence header
-/// and come only at the start, on demand and, where the backend cannot do without, at a change of bitrate. A frame that
-/// is not key may refer to any frame since the last key frame, so it is decodable when all of those were decoded.
+/// and come only at the start, on demand and, where the backend cannot do without, at a change of rate or in place of a
+/// frame from a reference. Any other frame refers to nothing but the frame that its dependency names and what that one
+/// depends on: it is decodable when those were decoded, whatever became of all others.
 pub trait Encoder: Send {
-    /// Encodes `picture`, taken at `captured`, as a key frame when `force_key`.
+    /// Encodes `picture`, taken at `captured`.
     ///
     /// Returns what is ready, oldest first: `aom` always one frame, this one; `rav1e` none for the first four pictures
     /// and then the one given four calls earlier, or several at once after a change of bitrate.
@@ -27,17 +30,28 @@ pub trait Encoder: Send {
         &mut self,
         picture: &Picture,
         captured: MediaTime,
-        force_key: bool,
+        options: FrameOptions,
     ) -> Result<Vec<EncodedFrame>, EncodeError>;
 
-    /// Aims at `bitrate` from the next picture on.
+    /// Aims at `bitrate` from the next picture on, of which `fps` are expected a second. At half the frame rate of the
+    /// settings or less, no frame is discardable: there are no others to keep the picture moving.
     ///
     /// # Errors
     /// The codec refuses; the old rate stays.
-    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError>;
+    fn set_rate(&mut self, bitrate: Bitrate, fps: u32) -> Result<(), EncodeError>;
 
     /// What to call this encoder in statistics and logs.
     fn name(&self) -> &'static str;
+}
+
+/// What one frame has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameOptions {
+    /// A key frame.
+    pub force_key: bool,
+    /// Decodable by all who have decoded this frame: predicted from it or from one that it depends on, when the encoder
+    /// still keeps such a one, else a key frame. The newest frame that everybody has is the best to name.
+    pub reference: Option<FrameId>,
 }
 
 /// One AV1 temporal unit.
@@ -45,21 +59,47 @@ pub trait Encoder: Send {
 pub struct EncodedFrame {
     /// The temporal unit, in the low-overhead format with its temporal delimiter.
     pub data: Bytes,
-    /// Whether decoding can start here.
-    pub key: bool,
+    /// Which of the camera's encodings it is of.
+    pub encoding: Encoding,
+    /// Counts the frames of that encoding.
+    pub number: FrameId,
+    /// What must have been decoded before: nothing for a key frame.
+    pub dependency: Dependency,
+    /// Its temporal layer, from 0.
+    pub temporal: u8,
+    /// No other frame depends on it.
+    pub discardable: bool,
     /// When its picture was taken.
     pub captured: MediaTime,
 }
 
-/// Opens an encoder.
+impl EncodedFrame {
+    /// Whether decoding can start here.
+    #[must_use]
+    pub const fn is_key(&self) -> bool {
+        matches!(self.dependency, Dependency::None)
+    }
+}
+
+/// A camera's pictures are encoded up to twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// As large as the bitrate allows.
+    #[default]
+    Full,
+    /// Half as wide and high, for those who show it small or cannot receive more.
+    Small,
+}
+
+/// Opens an encoder whose first frame, a key frame, gets the number `first`.
 ///
 /// # Errors
 /// Settings out of range, or the codec does not take them.
-pub fn open(kind: Kind, settings: Settings) -> Result<Box<dyn Encoder>, EncodeError> {
+pub fn open(kind: Kind, settings: Settings, first: FrameId) -> Result<Box<dyn Encoder>, EncodeError> {
     settings.check()?;
     Ok(match kind {
-        Kind::Aom => Box::new(super::aom::Aom::new(settings)?),
-        Kind::Rav1e => Box::new(super::rav1e::Rav1e::new(settings)?),
+        Kind::Aom => Box::new(super::aom::Aom::new(settings, first)?),
+        Kind::Rav1e => Box::new(super::rav1e::Rav1e::new(settings, first)?),
     })
 }
 
@@ -69,7 +109,7 @@ pub enum Kind {
     /// libaom in real-time mode: a few milliseconds a picture, no delay, bitrate changed live. The default.
     #[default]
     Aom,
-    /// rav1e: Rust, four frames of delay, a key frame at each change of bitrate.
+    /// rav1e: Rust, four frames of delay, no layers, a key frame at each change of bitrate and for each reference.
     Rav1e,
 }
 
@@ -97,6 +137,8 @@ impl fmt::Display for Kind {
 /// What to encode for. The size is fixed for the life of an encoder; a new size means a new encoder and a key frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// What the frames are said to be of.
+    pub encoding: Encoding,
     /// Width of every picture in pixels, [`MIN_SIDE`] to [`MAX_SIDE`].
     pub width: usize,
     /// Height of every picture in pixels, [`MIN_SIDE`] to [`MAX_SIDE`].
@@ -107,6 +149,9 @@ pub struct Settings {
     pub bitrate: Bitrate,
     /// Threads the encoder may use, 1 to [`MAX_THREADS`].
     pub threads: usize,
+    /// Temporal layers, 1 to [`MAX_LAYERS`]: each but the first doubles the frame rate of those below it and can be left
+    /// out. `rav1e` always has one.
+    pub layers: u8,
 }
 
 impl Settings {
@@ -120,6 +165,9 @@ impl Settings {
         }
         if !(1..=MAX_THREADS).contains(&self.threads) {
             return Err(EncodeError::Settings("number of threads", self.threads.to_string()));
+        }
+        if !(1..=MAX_LAYERS).contains(&self.layers) {
+            return Err(EncodeError::Settings("number of layers", self.layers.to_string()));
         }
         check_bitrate(self.bitrate)
     }
@@ -151,7 +199,7 @@ pub enum EncodeError {
     /// A setting is out of range.
     #[error(
         "cannot encode with {0} {1}: sizes go from 16 to 4096, frame rates from 1 to 240, threads from 1 to 64, \
-         bitrates from 10 kb/s to 100 Mb/s"
+         layers from 1 to 3, bitrates from 10 kb/s to 100 Mb/s"
     )]
     Settings(&'static str, String),
     /// The picture has another size than the encoder was opened for.
@@ -180,7 +228,9 @@ pub const MIN_SIDE: usize = 16;
 pub const MAX_FPS: u32 = 240;
 /// What libaom takes.
 pub const MAX_THREADS: usize = 64;
+/// A fourth layer would leave a base of less than four pictures a second.
+pub const MAX_LAYERS: u8 = 3;
 /// Below this not even the smallest picture is worth sending.
-const MIN_BITRATE: Bitrate = Bitrate::from_kbps(10);
+pub const MIN_BITRATE: Bitrate = Bitrate::from_kbps(10);
 /// Far above any call, and small enough for the 32-bit arithmetic of both codecs.
-const MAX_BITRATE: Bitrate = Bitrate::from_kbps(100_000);
+pub const MAX_BITRATE: Bitrate = Bitrate::from_kbps(100_000);

@@ -17,6 +17,7 @@ pub mod encoder;
 mod file;
 mod pace;
 mod rav1e;
+mod references;
 pub mod scale;
 pub mod source;
 pub mod test_card;
@@ -25,5 +26,5 @@ mod tests;
 pub mod y4m;
 
 pub use decoder::Decoder;
-pub use encoder::{EncodedFrame, Encoder};
+pub use encoder::{EncodedFrame, Encoder, Encoding};
 pub use source::{CameraSpec, Source};

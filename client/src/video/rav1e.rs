@@ -1,29 +1,50 @@
 //! The second encoder, in Rust.
 //!
 //! With every delay switched off it still holds a picture back until four more have come, and it has no live change of
-//! bitrate; see the notes at [`Rav1e::set_bitrate`].
+//! bitrate; see the notes at [`Rav1e::set_rate`]. It chooses its references itself: each frame depends on the one before,
+//! there is one layer, and where a frame from a reference is asked for, a key frame comes.
 
 use bytes::Bytes;
+use vchat_proto::id::FrameId;
 use vchat_proto::units::{Bitrate, MediaTime};
+use vchat_proto::wire::datagram::Dependency;
 
-use super::encoder::{EncodeError, EncodedFrame, Encoder, Settings, check_bitrate};
+use super::encoder::{EncodeError, EncodedFrame, Encoder, FrameOptions, Settings, check_bitrate};
 use crate::picture::Picture;
 
 /// rav1e as an [`Encoder`].
 pub(super) struct Rav1e {
-    /// As asked for, with the newest bitrate.
+    /// As asked for, with the newest rate.
     settings: Settings,
     inner: vchat_rav1e::Encoder,
-    /// The bitrate `inner` was made for.
-    applied: Bitrate,
+    /// What `inner` was made for.
+    applied: Settings,
+    next: FrameId,
     /// Frames that were flushed out of the last encoder. At most the four pictures it holds back.
     flushed: Vec<EncodedFrame>,
 }
 
 impl Rav1e {
-    pub(super) fn new(settings: Settings) -> Result<Self, EncodeError> {
+    pub(super) fn new(settings: Settings, first: FrameId) -> Result<Self, EncodeError> {
         let inner = open(settings)?;
-        Ok(Self { settings, inner, applied: settings.bitrate, flushed: Vec::new() })
+        Ok(Self { settings, inner, applied: settings, next: first, flushed: Vec::new() })
+    }
+
+    /// Moves all that the encoder has ready to `out`.
+    fn drain(&mut self, out: &mut Vec<EncodedFrame>) -> Result<(), EncodeError> {
+        while let Some(packet) = self.inner.receive().map_err(|e| failed("encode a picture", &e))? {
+            out.push(EncodedFrame {
+                data: Bytes::from(packet.data),
+                encoding: self.settings.encoding,
+                number: self.next,
+                dependency: if packet.key { Dependency::None } else { Dependency::Back(1) },
+                temporal: 0,
+                discardable: false,
+                captured: MediaTime::from_micros(packet.tag),
+            });
+            self.next = self.next.plus(1);
+        }
+        Ok(())
     }
 }
 
@@ -32,30 +53,35 @@ impl Encoder for Rav1e {
         &mut self,
         picture: &Picture,
         captured: MediaTime,
-        force_key: bool,
+        options: FrameOptions,
     ) -> Result<Vec<EncodedFrame>, EncodeError> {
         self.settings.check_size(picture)?;
         let mut out = std::mem::take(&mut self.flushed);
         let [y, u, v] = picture.planes();
         let chroma = picture.chroma_width();
         let planes = [(&y[..], picture.width()), (&u[..], chroma), (&v[..], chroma)];
-        self.inner.send(planes, captured.as_micros(), force_key).map_err(|e| failed("take a picture", &e))?;
-        drain(&mut self.inner, &mut out)?;
+        let key = options.force_key || options.reference.is_some();
+        self.inner.send(planes, captured.as_micros(), key).map_err(|e| failed("take a picture", &e))?;
+        self.drain(&mut out)?;
         Ok(out)
     }
 
-    /// rav1e fixes the bitrate when it is opened, so a new one is opened, which starts with a key frame. That costs
+    /// rav1e fixes the rate when it is opened, so a new one is opened, which starts with a key frame. That costs
     /// more than a small change of rate gains: smaller changes than one part in [`WORTH_A_KEY_FRAME`] are remembered
     /// and done once they have added up. What the old one still holds comes out with the next picture.
-    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError> {
+    fn set_rate(&mut self, bitrate: Bitrate, fps: u32) -> Result<(), EncodeError> {
         check_bitrate(bitrate)?;
-        let settings = Settings { bitrate, ..self.settings };
-        let change = bitrate.bps().abs_diff(self.applied.bps());
-        if change * WORTH_A_KEY_FRAME >= self.applied.bps() {
-            let mut old = std::mem::replace(&mut self.inner, open(settings)?);
-            self.applied = bitrate;
-            old.flush();
-            drain(&mut old, &mut self.flushed)?;
+        let settings = Settings { bitrate, fps, ..self.settings };
+        let change = bitrate.bps().abs_diff(self.applied.bitrate.bps());
+        if change * WORTH_A_KEY_FRAME >= self.applied.bitrate.bps() || fps != self.applied.fps {
+            let new = open(settings)?;
+            self.inner.flush();
+            let mut flushed = std::mem::take(&mut self.flushed);
+            let drained = self.drain(&mut flushed);
+            self.flushed = flushed;
+            self.inner = new;
+            self.applied = settings;
+            drained?;
         }
         self.settings = settings;
         Ok(())
@@ -67,18 +93,9 @@ impl Encoder for Rav1e {
 }
 
 fn open(settings: Settings) -> Result<vchat_rav1e::Encoder, EncodeError> {
-    let Settings { width, height, fps, bitrate, threads } = settings;
+    let Settings { width, height, fps, bitrate, threads, .. } = settings;
     let settings = vchat_rav1e::Settings { width, height, fps, bitrate: bitrate.bps(), threads };
     vchat_rav1e::Encoder::open(&settings).map_err(|e| failed("open", &e))
-}
-
-/// Moves all that `encoder` has ready to `out`.
-fn drain(encoder: &mut vchat_rav1e::Encoder, out: &mut Vec<EncodedFrame>) -> Result<(), EncodeError> {
-    while let Some(packet) = encoder.receive().map_err(|e| failed("encode a picture", &e))? {
-        let captured = MediaTime::from_micros(packet.tag);
-        out.push(EncodedFrame { data: Bytes::from(packet.data), key: packet.key, captured });
-    }
-    Ok(())
 }
 
 fn failed(action: &'static str, why: &dyn std::fmt::Display) -> EncodeError {

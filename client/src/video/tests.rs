@@ -1,11 +1,14 @@
 //! The codecs and the stamp together: what is painted, encoded, decoded and scaled can be read and looks alike.
 
+mod layers;
+
 use std::time::Duration;
 
+use vchat_proto::id::FrameId;
 use vchat_proto::units::{Bitrate, MediaTime};
 
 use super::barcode::{self, Stamp};
-use super::encoder::{self, EncodedFrame, Encoder, Kind, Settings};
+use super::encoder::{self, EncodedFrame, Encoder, Encoding, FrameOptions, Kind, Settings};
 use super::test_card::TestCard;
 use super::{Decoder, scale};
 use crate::clock::MediaClock;
@@ -14,11 +17,19 @@ use crate::picture::Picture;
 const FPS: u32 = 30;
 
 fn settings(width: usize, height: usize, kbps: u64) -> Settings {
-    Settings { width, height, fps: FPS, bitrate: Bitrate::from_kbps(kbps), threads: 1 }
+    Settings {
+        encoding: Encoding::Full,
+        width,
+        height,
+        fps: FPS,
+        bitrate: Bitrate::from_kbps(kbps),
+        threads: 1,
+        layers: 2,
+    }
 }
 
 fn open(kind: Kind, settings: Settings) -> Box<dyn Encoder> {
-    encoder::open(kind, settings).expect("an encoder")
+    encoder::open(kind, settings, FrameId(0)).expect("an encoder")
 }
 
 fn time(frame: u32) -> MediaTime {
@@ -61,7 +72,8 @@ fn encode(
     range: std::ops::Range<u32>,
     keys: &[u32],
 ) -> Vec<EncodedFrame> {
-    range.flat_map(|i| encoder.encode(&paint(i), time(i), keys.contains(&i)).expect("encodes")).collect()
+    let options = |i| FrameOptions { force_key: keys.contains(&i), reference: None };
+    range.flat_map(|i| encoder.encode(&paint(i), time(i), options(i)).expect("encodes")).collect()
 }
 
 fn decode(decoder: &mut Decoder, frame: &EncodedFrame) -> Picture {
@@ -90,7 +102,7 @@ fn pictures_survive(kind: Kind, (width, height): (usize, usize), min_frames: usi
     let mut encoder = open(kind, settings(width, height, 600));
     let frames = encode(&mut *encoder, &paint, 0..20, &[]);
     assert!(frames.len() >= min_frames, "{} frames", frames.len());
-    assert!(frames[0].key && frames[1..].iter().all(|f| !f.key), "only the first is a key frame");
+    assert!(frames[0].is_key() && frames[1..].iter().all(|f| !f.is_key()), "only the first is a key frame");
     let mut decoder = Decoder::new().expect("a decoder");
     for (i, frame) in frames.iter().enumerate() {
         assert_eq!(index_of(frame), i as u32, "in order, none missing");
@@ -116,7 +128,7 @@ fn a_forced_key_frame_starts_a_new_decoder(kind: Kind) {
     let paint = card(320, 180);
     let mut encoder = open(kind, settings(320, 180, 400));
     let frames = encode(&mut *encoder, &paint, 0..20, &[8]);
-    let keys: Vec<u32> = frames.iter().filter(|f| f.key).map(index_of).collect();
+    let keys: Vec<u32> = frames.iter().filter(|f| f.is_key()).map(index_of).collect();
     assert_eq!(keys, [0, 8]);
     let mut decoder = Decoder::new().expect("a decoder");
     for frame in &frames[8..] {
@@ -141,14 +153,14 @@ fn aom_follows_the_bitrate_without_a_key_frame() {
     let mut encoder = open(Kind::Aom, settings(640, 360, 800));
     let mut from = 0;
     for kbps_wanted in [800_u64, 400, 1000] {
-        encoder.set_bitrate(Bitrate::from_kbps(kbps_wanted)).expect("takes the rate");
+        encoder.set_rate(Bitrate::from_kbps(kbps_wanted), FPS).expect("takes the rate");
         // A second to settle, then three to measure.
         let settle = encode(&mut *encoder, &paint, from..from + 30, &[]);
         let frames = encode(&mut *encoder, &paint, from + 30..from + 120, &[]);
         let reached = kbps(&frames);
         let wanted = kbps_wanted as f64;
         assert!((reached / wanted - 1.0).abs() < 0.2, "{reached:.0} kb/s instead of {wanted}");
-        assert!(frames.iter().chain(settle.iter().skip(1)).all(|f| !f.key));
+        assert!(frames.iter().chain(settle.iter().skip(1)).all(|f| !f.is_key()));
         from += 120;
     }
 }
@@ -167,14 +179,14 @@ fn rav1e_changes_its_bitrate_with_a_key_frame() {
     let paint = card(320, 180);
     let mut encoder = open(Kind::Rav1e, settings(320, 180, 250));
     let mut frames = encode(&mut *encoder, &paint, 0..40, &[]);
-    encoder.set_bitrate(Bitrate::from_kbps(240)).expect("takes the rate");
+    encoder.set_rate(Bitrate::from_kbps(240), FPS).expect("takes the rate");
     frames.extend(encode(&mut *encoder, &paint, 40..50, &[]));
-    encoder.set_bitrate(Bitrate::from_kbps(120)).expect("takes the rate");
+    encoder.set_rate(Bitrate::from_kbps(120), FPS).expect("takes the rate");
     frames.extend(encode(&mut *encoder, &paint, 50..120, &[]));
 
     let order: Vec<u32> = frames.iter().map(index_of).collect();
     assert_eq!(order, (0..116).collect::<Vec<_>>(), "nothing lost at the change");
-    let keys: Vec<u32> = frames.iter().filter(|f| f.key).map(index_of).collect();
+    let keys: Vec<u32> = frames.iter().filter(|f| f.is_key()).map(index_of).collect();
     assert_eq!(keys, [0, 50], "one key frame, for the large change");
     let (before, after) = (kbps(&frames[10..50]), kbps(&frames[80..]));
     assert!(after < 120.0 * 1.2 && after < before, "{before:.0} kb/s, then {after:.0}");
@@ -191,15 +203,17 @@ fn rav1e_changes_its_bitrate_with_a_key_frame() {
 #[test]
 fn encoders_refuse_what_they_cannot_do() {
     for kind in [Kind::Aom, Kind::Rav1e] {
-        assert!(encoder::open(kind, settings(8, 8, 400)).is_err());
-        assert!(encoder::open(kind, settings(320, 180, 0)).is_err());
-        assert!(encoder::open(kind, Settings { fps: 0, ..settings(320, 180, 400) }).is_err());
-        assert!(encoder::open(kind, Settings { threads: 0, ..settings(320, 180, 400) }).is_err());
+        assert!(encoder::open(kind, settings(8, 8, 400), FrameId(0)).is_err());
+        assert!(encoder::open(kind, settings(320, 180, 0), FrameId(0)).is_err());
+        assert!(encoder::open(kind, Settings { fps: 0, ..settings(320, 180, 400) }, FrameId(0)).is_err());
+        assert!(encoder::open(kind, Settings { threads: 0, ..settings(320, 180, 400) }, FrameId(0)).is_err());
         let mut encoder = open(kind, settings(320, 180, 400));
-        let error = encoder.encode(&Picture::black(322, 180), time(0), false).expect_err("wrong size");
+        let error = encoder
+            .encode(&Picture::black(322, 180), time(0), FrameOptions::default())
+            .expect_err("wrong size");
         assert!(error.to_string().contains("322x180"), "{error}");
-        assert!(encoder.set_bitrate(Bitrate::from_bps(0)).is_err());
-        encoder.encode(&Picture::black(320, 180), time(0), false).expect("still works");
+        assert!(encoder.set_rate(Bitrate::from_bps(0), FPS).is_err());
+        encoder.encode(&Picture::black(320, 180), time(0), FrameOptions::default()).expect("still works");
     }
 }
 
@@ -245,7 +259,10 @@ fn the_decoder_survives_damage_and_goes_on_at_the_next_key_frame() {
 fn the_decoder_refuses_oversized_pictures_and_follows_a_change_of_size() {
     let mut decoder = Decoder::new().expect("a decoder");
     let mut huge = open(Kind::Aom, settings(4096, 4096, 4000));
-    let frame = huge.encode(&Picture::black(4096, 4096), time(0), true).expect("encodes").remove(0);
+    let frame = huge
+        .encode(&Picture::black(4096, 4096), time(0), FrameOptions::default())
+        .expect("encodes")
+        .remove(0);
     let error = decoder.decode(&frame.data).expect_err("too large");
     assert!(error.to_string().contains("ask for a key frame"), "{error}");
     for (width, height) in [(320, 180), (640, 360), (160, 90)] {

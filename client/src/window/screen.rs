@@ -130,6 +130,12 @@ impl Screen {
         painted
     }
 
+    /// How high the pictures of the scene painted last are, by tile.
+    pub(crate) fn heights(&self, scene: &Scene) -> Vec<(u64, u32)> {
+        let places = scene.tiles.iter().zip(&self.layout.tiles);
+        places.map(|(tile, place)| (tile.id, place.picture.h.max(0).unsigned_abs())).collect()
+    }
+
     fn lay_out(&mut self, scene: &Scene, view: &View) -> Layout {
         let mut wanted = Wanted {
             size: self.size,

@@ -40,6 +40,8 @@ pub struct Shown {
     /// The tiles whose picture is on the screen for the first time, as their `id` and `version`. Empty unless
     /// `presented`; this is the moment to take their time of display.
     pub pictures: Vec<(u64, u64)>,
+    /// The height of the picture in each tile, in pixels, by the tile's `id`.
+    pub heights: Vec<(u64, u32)>,
 }
 
 /// Why there is no window.
@@ -123,6 +125,7 @@ impl Window {
         let now = Instant::now();
         self.screen.resize(self.window.get_size());
         let painted = self.screen.paint(scene, &mut self.view, now);
+        shown.heights = self.screen.heights(scene);
         if !painted.areas.is_empty() || self.must_refresh(now) {
             let ((width, height), pixels) = self.screen.pixels();
             let presented = self.window.update_with_buffer(pixels, width, height);

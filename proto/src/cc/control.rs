@@ -18,8 +18,6 @@ pub(super) struct Control {
     ceiling: Option<Ceiling>,
     /// The queue of the moment.
     episode: Option<Episode>,
-    /// Standing delay, in microseconds, that sending less did not shorten: not ours (a longer route, others' traffic).
-    excused_us: f64,
     /// Share of datagrams lost while no queue stands: what the line loses whatever is sent.
     clean_loss: f64,
     updated_us: Option<i64>,
@@ -40,6 +38,16 @@ pub(super) struct Measured<'a> {
     /// What was sent in the time that reports are about, in bits per second.
     pub(super) used: f64,
     pub(super) capacity: Option<Capacity>,
+}
+
+/// Whether a standing delay is a queue of this flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Verdict {
+    /// It may be.
+    Plausible,
+    /// Sending less did not shorten it: the route is longer, or others fill the queue whatever this flow does.
+    NotOurs,
 }
 
 /// What the line carried when a queue stood.
@@ -65,16 +73,7 @@ struct Episode {
 
 impl Control {
     pub(super) const fn new(start: f64, min: f64, max: f64) -> Self {
-        Self {
-            target: start,
-            min,
-            max,
-            ceiling: None,
-            episode: None,
-            excused_us: 0.0,
-            clean_loss: 0.0,
-            updated_us: None,
-        }
+        Self { target: start, min, max, ceiling: None, episode: None, clean_loss: 0.0, updated_us: None }
     }
 
     pub(super) const fn target(&self) -> f64 {
@@ -100,38 +99,39 @@ impl Control {
         *self = Self::new(self.target.min(rate), self.min, self.max);
     }
 
-    /// Takes what a report tells.
-    pub(super) fn update(&mut self, measured: &Measured<'_>) {
+    /// Takes what a report tells, and says what to think of the queue it tells of.
+    pub(super) fn update(&mut self, measured: &Measured<'_>) -> Verdict {
         let now = measured.now_us;
         let passed_us = self.updated_us.map_or(0, |before| (now - before).clamp(0, MAX_STEP_US)) as f64;
         self.updated_us = Some(now);
-        self.excused_us *= 1.0 - passed_us / EXCUSE_US;
-        let excess = (measured.standing_us as f64 - self.excused_us).max(0.0);
-        let latest = (measured.latest_us as f64 - self.excused_us).max(0.0);
+        let (standing, latest) = (measured.standing_us as f64, measured.latest_us as f64);
         // A short queue that loses what does not fit never stands as long as others.
         let limit = if measured.loss > self.clean_loss + LOSSY { SHORT_QUEUE_US } else { QUEUE_US };
-        if excess > limit || latest > RUSH_US {
-            self.decrease(measured, excess.max(latest), latest);
-        } else if excess < CLEAR_US {
+        let mut verdict = Verdict::Plausible;
+        if standing > limit || latest > RUSH_US {
+            verdict = self.decrease(measured, standing.max(latest), latest);
+        } else if standing < CLEAR_US {
             self.episode = None;
             self.clean_loss += (measured.loss - self.clean_loss) * (passed_us / CLEAN_US);
             self.increase(measured, passed_us / 1e6);
         }
         self.target = self.target.clamp(self.min, self.max);
+        verdict
     }
 
-    fn decrease(&mut self, measured: &Measured<'_>, queue: f64, latest: f64) {
+    fn decrease(&mut self, measured: &Measured<'_>, queue: f64, latest: f64) -> Verdict {
         let now = measured.now_us;
         let new = Episode { since_us: now, before: self.target, line: f64::INFINITY, checked: (now, latest) };
         let mut episode = self.episode.unwrap_or(new);
         let (checked_us, then) = episode.checked;
         if now - checked_us > PATIENCE_US + 2 * measured.rtt_us {
             episode.checked = (now, latest);
-            // A queue of ours would have drained or grown by now.
-            if (latest - then).abs() < then * STUBBORN {
-                self.excused_us += latest.min(then);
+            // As less was sent and arrived, a queue of ours would have drained or grown by now.
+            let less = measured.delivered.rate(MAX_WINDOW_US).is_some_and(|now| now < episode.line * LESS);
+            if less && (latest - then).abs() < then * STUBBORN {
                 self.episode = None;
-                return;
+                self.ceiling = None;
+                return Verdict::NotOurs;
             }
             if latest > then {
                 episode.since_us = now;
@@ -147,12 +147,13 @@ impl Control {
         }
         self.episode = Some(episode);
         if episode.line.is_infinite() {
-            return;
+            return Verdict::Plausible;
         }
         let drain = (queue / (DRAIN_US + measured.rtt_us as f64)).min(MAX_DRAIN);
         self.target = episode.before.min(episode.line * (SHARE - drain));
         let trains = measured.capacity.map_or(episode.line, |c| c.rate.max(episode.line));
         self.ceiling = Some(Ceiling { rate: episode.line, trains, at_us: now });
+        Verdict::Plausible
     }
 
     fn increase(&mut self, measured: &Measured<'_>, seconds: f64) {
@@ -210,8 +211,8 @@ const MAX_LOSS: f64 = 0.5;
 /// Time after which a queue that has changed by less than the share [`STUBBORN`] is not ours; two round trips on top.
 const PATIENCE_US: i64 = 400_000;
 const STUBBORN: f64 = 0.15;
-/// An excuse fades in this time, as the base of the delays takes it over.
-const EXCUSE_US: f64 = 10_000_000.0;
+/// Share of the line below which less was sent: an application that cannot send less keeps its queue.
+const LESS: f64 = 0.95;
 /// Random loss is averaged over this time.
 const CLEAN_US: f64 = 2_000_000.0;
 /// Where trains show room the target doubles in this time, and never within fewer round trips than these: what it

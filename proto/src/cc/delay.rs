@@ -42,6 +42,12 @@ impl Delays {
         same_clock
     }
 
+    /// What stands now is no queue of ours: the base is what was met lately.
+    pub(super) fn rebase(&mut self) {
+        let least = self.recent_least(WINDOW_US);
+        self.base = least.map(|least| (self.newest_us.div_euclid(BUCKET_US), least)).into_iter().collect();
+    }
+
     /// The standing queue of the last [`WINDOW_US`] in microseconds.
     pub(super) fn standing(&self) -> i64 {
         self.least_above_base(WINDOW_US)
@@ -53,12 +59,15 @@ impl Delays {
     }
 
     fn least_above_base(&self, window_us: i64) -> i64 {
+        let base = self.base.iter().map(|&(_, delay)| delay).min();
+        self.recent_least(window_us).zip(base).map_or(0, |(least, base)| (least - base).max(0))
+    }
+
+    fn recent_least(&self, window_us: i64) -> Option<i64> {
         let from = self.newest_us - window_us;
         let newest_first = self.recent.iter().rev().enumerate();
         let counting = newest_first.take_while(|(i, (arrived, _))| *i < MIN_SAMPLES || *arrived >= from);
-        let least = counting.map(|(_, &(_, delay))| delay).min();
-        let base = self.base.iter().map(|&(_, delay)| delay).min();
-        least.zip(base).map_or(0, |(least, base)| (least - base).max(0))
+        counting.map(|(_, &(_, delay))| delay).min()
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `delay` | one-way delays: the standing queue |
 //! | `rate` | what arrives a second |
 //! | `train` | what passes for a moment: how frames spread on their way |
+//! | `silence` | outages: reports that fail to come |
 //! | `loss` | share and bursts of losses |
 //! | `control` | the target, from these |
 //!
@@ -16,16 +17,20 @@ mod delay;
 mod history;
 mod loss;
 mod rate;
+mod silence;
+#[cfg(test)]
+mod tests;
 mod train;
 
 use std::time::{Duration, Instant};
 
-use self::control::{Control, Measured};
+use self::control::{Control, Measured, Verdict};
 use self::delay::Delays;
 use self::history::{Fate, History};
 pub use self::loss::Loss;
 use self::loss::Losses;
 use self::rate::Delivered;
+use self::silence::Silence;
 use self::train::Trains;
 use crate::units::Bitrate;
 
@@ -58,13 +63,7 @@ pub struct Estimator {
     /// The next number that losses have not seen.
     next_of_losses: u64,
     rtt: Duration,
-    /// When the last report came, and the time between reports.
-    reported: Option<Instant>,
-    report_interval: Duration,
-    /// When the first datagram was sent that no report has answered.
-    unanswered: Option<Instant>,
-    /// How many times the present silence has been noticed.
-    noticed: Noticed,
+    silence: Silence,
     probed: Option<Instant>,
     probe_interval: Duration,
 }
@@ -97,14 +96,6 @@ pub struct Probe {
     pub bytes: usize,
 }
 
-/// What a silence has led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Noticed {
-    Nothing,
-    Silence,
-    Absence,
-}
-
 impl Estimator {
     /// An estimator that knows nothing yet.
     #[must_use]
@@ -126,10 +117,7 @@ impl Estimator {
             next_of_trains: 0,
             next_of_losses: 0,
             rtt: FIRST_RTT,
-            reported: None,
-            report_interval: FIRST_REPORT_INTERVAL,
-            unanswered: None,
-            noticed: Noticed::Nothing,
+            silence: Silence::default(),
             probed: None,
             probe_interval: MIN_PROBE_INTERVAL,
         }
@@ -141,11 +129,15 @@ impl Estimator {
         self.pace = self.pace();
     }
 
-    /// A datagram left, `bytes` on the wire with all headers. Numbers count by one; any other number starts anew.
+    /// A datagram left, `bytes` on the wire with all headers. Numbers count by one; any other number starts anew. Those
+    /// above 2^62, which no hop comes to, are not watched.
     pub fn handle_sent(&mut self, now: Instant, number: u64, bytes: usize) {
+        if number > MAX_NUMBER {
+            return;
+        }
         let at_us = self.micros(now);
         self.history.push(number, at_us, u32::try_from(bytes).unwrap_or(u32::MAX), self.pace);
-        self.unanswered.get_or_insert(now);
+        self.silence.handle_sent(now);
         if self.newest.is_some_and(|newest| newest > number) {
             self.newest = None;
             self.next_of_trains = number;
@@ -169,13 +161,7 @@ impl Estimator {
             self.delivered.record(arrived_us, sent.bytes);
         }
         self.rtt = rtt.min(MAX_RTT);
-        if let Some(before) = self.reported.filter(|_| self.noticed == Noticed::Nothing) {
-            let interval = now.saturating_duration_since(before).min(MAX_REPORT_INTERVAL);
-            self.report_interval = (self.report_interval * 7 + interval) / 8;
-        }
-        self.reported = Some(now);
-        self.unanswered = None;
-        self.noticed = Noticed::Nothing;
+        self.silence.handle_feedback(now, self.rtt);
         if news {
             self.follow();
             self.update(now);
@@ -184,15 +170,13 @@ impl Estimator {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.noticed < Noticed::Absence && self.absence_at().is_some_and(|at| at <= now) {
-            self.noticed = Noticed::Absence;
+        // The path may be another one.
+        if self.silence.handle_timeout(now) {
             self.control.restart(self.start);
             self.delays = Delays::default();
             self.delivered = Delivered::default();
             self.trains = Trains::default();
             self.pace = self.pace();
-        } else if self.noticed < Noticed::Silence && self.is_silent(now) {
-            self.noticed = Noticed::Silence;
         }
     }
 
@@ -200,11 +184,7 @@ impl Estimator {
     /// another one.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.noticed {
-            Noticed::Nothing => self.silence_at(),
-            Noticed::Silence => self.absence_at(),
-            Noticed::Absence => None,
-        }
+        self.silence.poll_timeout()
     }
 
     /// How much to send, headers included.
@@ -227,7 +207,7 @@ impl Estimator {
     /// stands, or it was tried just now.
     pub fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
         let wanted = self.control.target() < self.control.max() && !self.control.is_congested();
-        let heard = self.reported.is_some() && !self.is_silent(now);
+        let heard = self.silence.is_known() && !self.is_silent(now);
         let recent = self.probed.is_some_and(|at| now.saturating_duration_since(at) < self.probe_interval);
         let (now_us, fresh_us) = (self.micros(now), FRESH_TRAINS.max(self.rtt * 2).as_micros());
         let told = self.trains.capacity().is_some_and(|c| u128::from(c.at_us.abs_diff(now_us)) < fresh_us);
@@ -256,16 +236,7 @@ impl Estimator {
     /// Whether reports fail to come though something was sent: an outage of either direction.
     #[must_use]
     pub fn is_silent(&self, now: Instant) -> bool {
-        self.silence_at().is_some_and(|at| at <= now)
-    }
-
-    /// Reports count from the datagram that they must answer, so a sender that pauses is no outage.
-    fn silence_at(&self) -> Option<Instant> {
-        Some(self.unanswered? + MIN_SILENCE.max(self.rtt + self.report_interval * 2))
-    }
-
-    fn absence_at(&self) -> Option<Instant> {
-        Some(self.unanswered? + ABSENCE)
+        self.silence.is_silent(now)
     }
 
     /// Shows trains and losses, in the order of numbers, what is known by now.
@@ -300,7 +271,7 @@ impl Estimator {
         let loss = self.losses.rate_of_last(LOSS_WINDOW_US);
         // What is lost was sent too, and passed the line as far as anybody can tell.
         let used = self.delivered.rate(USED_WINDOW_US).unwrap_or(0.0) / (1.0 - loss.min(MAX_USED_LOSS));
-        self.control.update(&Measured {
+        let verdict = self.control.update(&Measured {
             now_us: self.micros(now),
             rtt_us: i64::try_from(self.rtt.as_micros()).unwrap_or(i64::MAX),
             standing_us: self.delays.standing(),
@@ -310,6 +281,9 @@ impl Estimator {
             used,
             capacity: self.trains.capacity(),
         });
+        if verdict == Verdict::NotOurs {
+            self.delays.rebase();
+        }
         self.pace = self.pace();
     }
 
@@ -334,16 +308,12 @@ fn bitrate(bps: f64) -> Bitrate {
 
 /// Assumed before the first report.
 const FIRST_RTT: Duration = Duration::from_millis(100);
-const FIRST_REPORT_INTERVAL: Duration = Duration::from_millis(25);
-/// Bounds of what is believed of the other end.
+/// Bound of what is believed of the hop.
 const MAX_RTT: Duration = Duration::from_secs(3);
-const MAX_REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Silence of less is a report or two lost.
-const MIN_SILENCE: Duration = Duration::from_millis(100);
-/// After a silence this long the path may be another one.
-const ABSENCE: Duration = Duration::from_secs(5);
 /// Far beyond any clock, and differences still fit.
 const CLOCK_LIMIT_US: i64 = 1 << 60;
+/// Numbers up to here can be counted on from.
+const MAX_NUMBER: u64 = 1 << 62;
 /// A datagram that later ones have overtaken by this much is lost: longer would be as bad for a call.
 const REORDERED_US: i64 = 60_000;
 /// Reports repeat a datagram for less long than this.

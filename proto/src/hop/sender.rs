@@ -318,6 +318,12 @@ impl Sender {
         self.round_trip.smoothed.unwrap_or(FIRST_ROUND_TRIP)
     }
 
+    /// Whether the other end has reported anything yet.
+    #[must_use]
+    pub const fn is_measured(&self) -> bool {
+        self.round_trip.smoothed.is_some()
+    }
+
     /// Whether reports fail to come although something was sent: an outage.
     #[must_use]
     pub fn is_silent(&self, now: Instant) -> bool {

@@ -2,298 +2,213 @@
 
 use std::io::Write;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
-use tempfile::TempDir;
 use vchat_client::clock::MediaClock;
 use vchat_proto::stats::Distribution;
 
-use super::options::{Display, Setup};
+use super::chat::Chat;
+use super::metrics::Measured;
+use super::options::{Display, Setup, Source};
 use super::pixels::{Pictures, Shown};
-use super::{chirps, cpu};
-use crate::harness::{Image, Process, PulseServer, Recording, Relay, Xvfb, client};
-
-/// What was measured of a call, of both clients together.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Measured {
-    /// From capture to display in microseconds. Empty where pictures were not written to files.
-    pub(super) pixels: Distribution,
-    /// The same in milliseconds as the clients say it, over the whole call.
-    pub(super) told: Told,
-    /// Largest difference between what the clients say and what their pixels say over the whole call.
-    pub(super) disagreement_ms: Option<f64>,
-    /// Pictures shown a second by each.
-    pub(super) fps: f64,
-    pub(super) damaged: u64,
-    pub(super) freezes: u64,
-    pub(super) frozen_ms: f64,
-    /// From mouth to ear in microseconds.
-    pub(super) sound: Distribution,
-    /// Sound that had to be invented, of the whole call.
-    pub(super) concealed_ms: f64,
-    /// Shares of a core, the mean of both clients, and the relay's.
-    pub(super) client_cpu: f64,
-    pub(super) relay_cpu: f64,
-    /// Sent by each, all in all, and received of it as video.
-    pub(super) sent_kbps: f64,
-    pub(super) video_kbps: f64,
-    pub(super) rtt_ms: f64,
-    /// From the start of the second client's process to the first picture it showed.
-    pub(super) first_picture_ms: f64,
-}
-
-/// Delays of pictures as the clients tell them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
-    pub(super) p50: f64,
-    pub(super) p95: f64,
-    pub(super) max: f64,
-}
+use super::sound::{Heard, Sound};
+use super::stage::{NAMES, Party, Stage, WARM_UP};
+use super::traffic::Traffic;
+use super::{cpu, outages, step};
+use crate::harness::Image;
 
 /// Makes a call and measures `time` of it.
 pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Result<Measured> {
-    let mut stage = Stage::start(setup, time, seed)?;
+    let mut stage = Stage::start(setup, setup.profile, time, seed)?;
     // Ann waits in the room and Bob comes, as the first picture is measured.
-    let mut ann = Party::start(ANN, &stage, setup)?;
+    let mut ann = stage.join(0, setup)?;
     ann.process.wait_for_event_named("joined")?;
-    let mut bob = Party::start(BOB, &stage, setup)?;
-    let first = bob.process.wait_for_event_named("first-frame")?;
-    ann.process.wait_for_event_named("first-frame")?;
+    let mut bob = stage.join(1, setup)?;
+    let first = bob.wait_for_pictures(1)?;
+    ann.wait_for_pictures(1)?;
     let sound = Sound::start(&stage)?;
     thread::sleep(WARM_UP);
 
     let processes = [ann.process.id(), bob.process.id(), stage.relay.id()];
-    for party in [&mut ann, &mut bob] {
-        party.process.forget_lines();
-    }
+    let mut parties = [ann, bob];
+    let (mut traffic, mut chat) = (Traffic::default(), Chat::default());
     let window = Window::open(&processes)?;
-    thread::sleep(time);
+    stage.play(setup.profile, window.begin, time)?;
+    loop {
+        let elapsed = window.begin.elapsed();
+        traffic.sample(elapsed, &stage.lines)?;
+        chat.write(&mut parties, elapsed, time)?;
+        match time.checked_sub(elapsed) {
+            Some(left) if !left.is_zero() => thread::sleep(left.min(TICK)),
+            _ => break,
+        }
+    }
     let window = window.close(&processes)?;
-    let seconds = [ann.events("stats"), bob.events("stats")].concat();
-    let sound = sound.stop(&window)?;
-    ann.leave()?;
-    bob.leave()?;
+    let heard = sound.stop();
+    parties.iter_mut().try_for_each(Party::leave)?;
     stage.lines.clear();
 
-    let mut measured = Measured {
-        sound,
-        first_picture_ms: number(&first["t_ms"]),
-        client_cpu: f64::midpoint(window.cpu[0], window.cpu[1]),
-        relay_cpu: window.cpu[2],
-        sent_kbps: mean(&seconds, |s| number(&s["up"]["kbps"])),
-        video_kbps: mean(&seconds, |s| number(&s["peers"][0]["video"]["kbps"])),
-        rtt_ms: mean(&seconds, |s| number(&s["rtt_ms"])),
-        ..Measured::default()
-    };
-    let whole = [ann.whole()?, bob.whole()?];
-    measured.told = told(&whole);
-    measured.concealed_ms = mean(&whole, |s| number(&s["peers"][0]["audio"]["concealed_ms"]));
+    let mut measured = Measured::default();
+    measured.set("first_picture_ms", number(&first["t_ms"]));
+    measured.set("client_cpu_percent", 50.0 * (window.cpu[0] + window.cpu[1]));
+    measured.set("relay_cpu_percent", 100.0 * window.cpu[2]);
+    tell(&mut measured, &parties, &window);
+    listen(&mut measured, &heard, &window, time)?;
+    measured.set("line_up_kbps", traffic.up_kbps());
+    measured.set("line_down_kbps", traffic.down_kbps());
+    measured.set("link_used_percent", setup.profile.rate().and_then(|rate| traffic.used_percent(rate)));
+    let (delays, lost) = chat.delays(&parties);
+    measured.set("chat_p50_ms", delays.get(delays.len() / 2).copied());
+    measured.set("chat_max_ms", delays.last().copied());
+    measured.set("chat_lost", lost as f64);
+    let whole = [parties[0].whole()?, parties[1].whole()?];
     match setup.display {
-        Display::Files => measured.look(&stage, &whole, &window)?,
-        Display::Window => measured.believe(&seconds, &whole),
+        Display::Files => {
+            let shown = [
+                Shown::read(&stage.pictures(NAMES[0]), NAMES[1], stage.clip.as_ref())?,
+                Shown::read(&stage.pictures(NAMES[1]), NAMES[0], stage.clip.as_ref())?,
+            ];
+            look(&mut measured, &shown, &window)?;
+            if setup.source == Source::Card {
+                compare(&mut measured, &shown, &whole);
+            }
+            outages::measure(&mut measured, setup.profile, &shown, &heard, &window, time);
+            step::measure(&mut measured, setup.profile, &shown, &traffic, &window, time);
+        }
+        Display::Window => believe(&mut measured, &parties, &whole, &window),
     }
     Ok(measured)
 }
 
-impl Measured {
-    /// Takes what concerns pictures from the files.
-    fn look(&mut self, stage: &Stage, whole: &[Value; 2], window: &Window) -> anyhow::Result<()> {
-        let mut pictures = Pictures::default();
-        let mut disagreement = 0.0_f64;
-        for ((name, other), whole) in [(ANN, BOB), (BOB, ANN)].into_iter().zip(whole) {
-            let shown = Shown::read(&stage.pictures(name), other)?;
-            pictures.merge(&shown.within(&window.media));
-            if let Some((number, image)) = &shown.damaged {
-                keep(image, &format!("{name}-{number}.png"))?;
-            }
-            let (all, told) = (shown.all().delay, Told::read(whole));
-            for (quantile, told) in [(0.5, told.p50), (0.95, told.p95)] {
-                let seen = all.quantile(quantile).context("no picture with a barcode was shown")?;
-                disagreement = disagreement.max((seen as f64 / 1e3 - told).abs());
-            }
+/// Takes what the clients tell of the time measured.
+fn tell(measured: &mut Measured, parties: &[Party; 2], window: &Window) {
+    let seconds: Vec<Value> = parties
+        .iter()
+        .flat_map(|party| party.stats(window.begin, window.end()))
+        .map(|(_, stats)| stats)
+        .collect();
+    let mean = |value: fn(&Value) -> &Value| {
+        let values: Vec<f64> = seconds.iter().filter_map(|stats| value(stats).as_f64()).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    measured.set("sent_kbps", mean(|s| &s["up"]["kbps"]));
+    measured.set("target_kbps", mean(|s| &s["up"]["target_kbps"]));
+    measured.set("video_kbps", mean(|s| &s["peers"][0]["video"]["kbps"]));
+    measured.set("rtt_ms", mean(|s| &s["rtt_ms"]));
+    measured.set("overhead_up_percent", mean(|s| &s["up"]["overhead"]).map(|share| 100.0 * share));
+    measured.set("overhead_down_percent", mean(|s| &s["down"]["overhead"]).map(|share| 100.0 * share));
+    // From milliseconds a second to percent.
+    let percent = |name: &str| {
+        let count = |stats: &Value| number(&stats["peers"][0]["audio"][name]);
+        both(parties.each_ref().map(|party| party.growth(window.begin, window.end(), count)))
+            .map(|ms| ms / 10.0)
+    };
+    measured.set("concealed_percent", percent("concealed_ms"));
+    measured.set("repaired_percent", percent("repaired_ms"));
+}
+
+/// Takes what concerns sound from the recordings.
+fn listen(
+    measured: &mut Measured,
+    heard: &[Heard; 2],
+    window: &Window,
+    time: Duration,
+) -> anyhow::Result<()> {
+    let mut delays = Distribution::default();
+    for direction in heard {
+        delays.merge(&direction.delays(window.begin, time)?);
+    }
+    measured.set("mouth_to_ear_p50_ms", ms(delays.quantile(0.5)));
+    measured.set("mouth_to_ear_p95_ms", ms(delays.quantile(0.95)));
+    measured.set("chirps", delays.len() as f64);
+    let gap = heard.iter().map(|direction| direction.longest_gap(window.begin, time)).max();
+    measured.set("sound_gap_ms", gap.map(|gap| gap.as_secs_f64() * 1e3));
+    Ok(())
+}
+
+/// Takes what concerns pictures from the files.
+fn look(measured: &mut Measured, shown: &[Shown; 2], window: &Window) -> anyhow::Result<()> {
+    let mut pictures = Pictures::default();
+    for (shown, name) in shown.iter().zip(NAMES) {
+        pictures.merge(&shown.within(&window.media));
+        if let Some((number, image)) = &shown.damaged {
+            keep(image, &format!("{name}-{number}.png"))?;
         }
-        self.disagreement_ms = Some(disagreement);
-        self.fps = pictures.count as f64 / 2.0 / window.seconds;
-        (self.damaged, self.freezes) = (pictures.damaged, pictures.freezes);
-        self.frozen_ms = pictures.frozen as f64 / 1e3;
-        self.pixels = pictures.delay;
-        Ok(())
     }
-
-    /// Takes what concerns pictures from the clients' own statistics.
-    fn believe(&mut self, seconds: &[Value], whole: &[Value; 2]) {
-        let sum = |name: &str| whole.iter().map(|s| number(&s["peers"][0]["video"][name])).sum::<f64>();
-        self.fps = mean(seconds, |s| number(&s["peers"][0]["video"]["fps"]));
-        self.freezes = sum("freezes") as u64;
-        self.frozen_ms = sum("freeze_ms");
+    let both_us = 2.0 * window.seconds * 1e6;
+    measured.set("picture_delay_p50_ms", ms(pictures.delay.quantile(0.5)));
+    measured.set("picture_delay_p95_ms", ms(pictures.delay.quantile(0.95)));
+    measured.set("picture_delay_max_ms", ms(pictures.delay.max()));
+    measured.set("fps", pictures.count as f64 / 2.0 / window.seconds);
+    measured.set("freezes", pictures.freezes as f64);
+    measured.set("frozen_percent", 100.0 * pictures.frozen as f64 / both_us);
+    measured.set("slow_percent", 100.0 * pictures.slow as f64 / both_us);
+    measured.set("picture_gap_ms", pictures.longest as f64 / 1e3);
+    measured.set("damaged", pictures.damaged as f64);
+    pictures.psnr.sort_by(f64::total_cmp);
+    if let Some(least) = pictures.psnr.first() {
+        measured.set("psnr_min_db", *least);
+        measured.set("psnr_median_db", pictures.psnr[pictures.psnr.len() / 2]);
+        // One that does not even show its number is no copy of anything.
+        let low = pictures.psnr.partition_point(|psnr| *psnr < CORRUPT_DB) as u64 + pictures.damaged;
+        measured.set("psnr_low", low as f64);
     }
+    Ok(())
 }
 
-impl Told {
-    fn read(whole: &Value) -> Self {
-        let delay = &whole["peers"][0]["video"]["latency_ms"];
-        Self { p50: number(&delay["p50"]), p95: number(&delay["p95"]), max: number(&delay["max"]) }
-    }
-}
-
-/// The worse of both clients: quantiles cannot be added up.
-fn told(whole: &[Value; 2]) -> Told {
-    let [a, b] = [Told::read(&whole[0]), Told::read(&whole[1])];
-    Told { p50: a.p50.max(b.p50), p95: a.p95.max(b.p95), max: a.max.max(b.max) }
-}
-
-/// Everything around the clients.
-struct Stage {
-    home: TempDir,
-    sound: PulseServer,
-    display: Option<Xvfb>,
-    relay: Relay,
-    /// The impaired lines of Ann and Bob, if there are any.
-    lines: Vec<crate::netem::Running>,
-    /// Longer than the call can take: clients leave by themselves should nobody be there to end them.
-    limit: Duration,
-}
-
-impl Stage {
-    fn start(setup: &Setup, time: Duration, seed: u64) -> anyhow::Result<Self> {
-        let home = home()?;
-        let sound = PulseServer::start(&["ann_speaker", "bob_speaker"], &["ann_mic", "bob_mic"])?;
-        let display = match setup.display {
-            Display::Files => None,
-            Display::Window => Some(Xvfb::start(SCREEN.0, SCREEN.1)?),
-        };
-        let relay = Relay::start()?;
-        let mut lines = Vec::new();
-        for client in 0..2 {
-            lines.extend(setup.profile.line(relay.address(), 2 * seed + client)?);
-        }
-        let limit = time + WARM_UP + PATIENCE;
-        chirps::write_train(&home.path().join(TRAIN), limit.as_secs_f64())?;
-        Ok(Self { home, sound, display, relay, lines, limit })
-    }
-
-    /// Where a client writes what it shows.
-    fn pictures(&self, name: &str) -> PathBuf {
-        self.home.path().join(format!("{name}-shows"))
-    }
-}
-
-/// A client.
-struct Party {
-    process: Process,
-}
-
-impl Party {
-    fn start(name: &str, stage: &Stage, setup: &Setup) -> anyhow::Result<Self> {
-        let line = stage.lines.get(usize::from(name == BOB));
-        let address = line.map_or_else(|| stage.relay.address(), |line| line.address());
-        // Not part of what is measured, and directly: pairing has no retries on bad networks.
-        stage.relay.pair(name, &stage.home.path().join(name))?;
-        let mut command = client(name, address, stage.home.path())?;
-        let (width, height) = setup.size;
-        command.args(["--camera", "test", "--size", &format!("{width}x{height}")]);
-        command.args(["--fps", &setup.fps.to_string(), "--encoder", setup.encoder.name()]);
-        command.args(["--mic", &format!("{name}_mic"), "--speaker", &format!("{name}_speaker")]);
-        command.args(["--duration", &stage.limit.as_secs_f64().to_string()]);
-        command.envs(stage.sound.env());
-        Self::show(&mut command, name, stage);
-        Ok(Self { process: Process::spawn(&mut command)? })
-    }
-
-    fn show(command: &mut Command, name: &str, stage: &Stage) {
-        command.env_remove("WAYLAND_DISPLAY");
-        match &stage.display {
-            Some(display) => command.args(["--display", "window"]).env("DISPLAY", display.display()),
-            None => command.arg("--display").arg(format!("y4m:{}", stage.pictures(name).display())),
-        };
-    }
-
-    fn events(&self, name: &str) -> Vec<Value> {
-        self.process.events().into_iter().filter(|event| event["event"] == name).collect()
-    }
-
-    fn leave(&mut self) -> anyhow::Result<()> {
-        let status = self.process.terminate()?;
-        ensure!(status.success(), "a client failed ({status}): {}", self.process.stderr_lines().join("\n"));
-        Ok(())
-    }
-
-    /// The statistics of the whole call, which a client prints last.
-    fn whole(&self) -> anyhow::Result<Value> {
-        self.events("stats").pop().context("a client printed no statistics")
-    }
-}
-
-/// Chirps played into both microphones, and recordings at both mouths and ears.
-struct Sound {
-    players: [Process; 2],
-    /// Ann's mouth, Bob's ear; Bob's mouth, Ann's ear.
-    recordings: [[Recording; 2]; 2],
-}
-
-impl Sound {
-    fn start(stage: &Stage) -> anyhow::Result<Self> {
-        let record = |mouth: &str, ear: &str| -> anyhow::Result<[Recording; 2]> {
-            Ok([
-                stage.sound.record(&format!("{mouth}_mic_in.monitor"))?,
-                stage.sound.record(&format!("{ear}_speaker.monitor"))?,
-            ])
-        };
-        let recordings = [record(ANN, BOB)?, record(BOB, ANN)?];
-        let train = stage.home.path().join(TRAIN);
-        let play = |name: &str| stage.sound.play(&train, &format!("{name}_mic_in"));
-        Ok(Self { players: [play(ANN)?, play(BOB)?], recordings })
-    }
-
-    /// The delays of the chirps heard within the window, in microseconds.
-    fn stop(self, window: &Window) -> anyhow::Result<Distribution> {
-        let listen = |recording: Recording| {
-            thread::spawn(move || {
-                let begin = recording.begin();
-                (begin, chirps::find(&recording.stop()))
-            })
-        };
-        let times = |chirps: thread::JoinHandle<(Instant, Vec<f64>)>| -> anyhow::Result<Vec<f64>> {
-            let (begin, chirps) = chirps.join().ok().context("looking for chirps failed")?;
-            let begin = since(begin, window.begin);
-            Ok(chirps.into_iter().map(|at| begin + at).collect())
-        };
-        drop(self.players);
-        let mut delays = Distribution::default();
-        for pair in self.recordings.map(|pair| pair.map(listen)) {
-            let [spoken, heard] = pair.map(times);
-            let (spoken, heard) = (spoken?, heard?);
-            ensure!(!spoken.is_empty(), "the sound server did not play the chirps");
-            let heard: Vec<f64> = heard.into_iter().filter(|at| (0.0..window.seconds).contains(at)).collect();
-            for delay in chirps::align(&spoken, &heard) {
-                delays.record((delay * 1e6) as i64);
+/// Sets how far what the clients say is from what their pixels say, over the whole call.
+fn compare(measured: &mut Measured, shown: &[Shown; 2], whole: &[Value; 2]) {
+    let mut disagreement = 0.0_f64;
+    for (shown, whole) in shown.iter().zip(whole) {
+        let (seen, told) = (shown.all().delay, &whole["peers"][0]["video"]["latency_ms"]);
+        for (quantile, name) in [(0.5, "p50"), (0.95, "p95")] {
+            if let (Some(seen), Some(told)) = (ms(seen.quantile(quantile)), told[name].as_f64()) {
+                disagreement = disagreement.max((seen - told).abs());
             }
         }
-        Ok(delays)
     }
+    measured.set("disagreement_ms", disagreement);
+}
+
+/// Takes what concerns pictures from the clients' own statistics. Delays are the worse ones of both, since quantiles cannot be
+/// added up, and of the whole call.
+fn believe(measured: &mut Measured, parties: &[Party; 2], whole: &[Value; 2], window: &Window) {
+    let worse = |name: &str| {
+        let delays = whole.iter().map(|stats| number(&stats["peers"][0]["video"]["latency_ms"][name]));
+        delays.fold(0.0, f64::max)
+    };
+    measured.set("picture_delay_p50_ms", worse("p50"));
+    measured.set("picture_delay_p95_ms", worse("p95"));
+    measured.set("picture_delay_max_ms", worse("max"));
+    let growth = |name: &str| {
+        let count = |stats: &Value| number(&stats["peers"][0]["video"][name]);
+        both(parties.each_ref().map(|party| party.growth(window.begin, window.end(), count)))
+    };
+    measured.set("fps", growth("frames"));
+    measured.set("freezes", growth("freezes").map(|each| 2.0 * each * window.seconds));
+    measured.set("frozen_percent", growth("freeze_ms").map(|ms| ms / 10.0));
 }
 
 /// The stretch of time that is measured.
-struct Window {
-    begin: Instant,
-    media: Range<i64>,
-    seconds: f64,
+pub(super) struct Window {
+    pub(super) begin: Instant,
+    pub(super) media: Range<i64>,
+    pub(super) seconds: f64,
     /// Of each process: time computed until the begin, and after the end the share of a core.
-    cpu: Vec<f64>,
+    pub(super) cpu: Vec<f64>,
 }
 
 impl Window {
-    fn open(processes: &[u32]) -> anyhow::Result<Self> {
+    pub(super) fn open(processes: &[u32]) -> anyhow::Result<Self> {
         let now = MediaClock::new().now().as_micros() as i64;
         Ok(Self { begin: Instant::now(), media: now..now, seconds: 0.0, cpu: computed(processes)? })
     }
 
-    fn close(mut self, processes: &[u32]) -> anyhow::Result<Self> {
+    pub(super) fn close(mut self, processes: &[u32]) -> anyhow::Result<Self> {
         self.media.end = MediaClock::new().now().as_micros() as i64;
         self.seconds = self.begin.elapsed().as_secs_f64();
         let after = computed(processes)?;
@@ -302,16 +217,19 @@ impl Window {
         }
         Ok(self)
     }
+
+    pub(super) fn end(&self) -> Instant {
+        self.begin + Duration::from_secs_f64(self.seconds)
+    }
+
+    /// So long after the begin, on the clock of pictures.
+    pub(super) fn media_at(&self, elapsed: Duration) -> i64 {
+        self.media.start + elapsed.as_micros() as i64
+    }
 }
 
 fn computed(processes: &[u32]) -> anyhow::Result<Vec<f64>> {
     processes.iter().map(|process| Ok(cpu::used(*process)?.as_secs_f64())).collect()
-}
-
-/// Seconds from `origin` to `time`, negative when it was before.
-fn since(time: Instant, origin: Instant) -> f64 {
-    let after = time.saturating_duration_since(origin).as_secs_f64();
-    after - origin.saturating_duration_since(time).as_secs_f64()
 }
 
 /// Saves a damaged picture for people to look at.
@@ -324,36 +242,24 @@ fn keep(image: &Image, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A directory in memory where that is large enough: writing raw pictures to a disk would disturb the call.
-fn home() -> anyhow::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("vchat-bench");
-    let room = rustix::fs::statvfs(MEMORY).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
-    let dir = if room >= MEMORY_NEEDED { builder.tempdir_in(Path::new(MEMORY)) } else { builder.tempdir() };
-    dir.context("cannot make a temporary directory")
-}
-
-fn number(value: &Value) -> f64 {
+pub(super) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(0.0)
 }
 
-fn mean(values: &[Value], number: impl Fn(&Value) -> f64) -> f64 {
-    values.iter().map(number).sum::<f64>() / values.len().max(1) as f64
+/// From microseconds to milliseconds.
+pub(super) fn ms(us: Option<i64>) -> Option<f64> {
+    us.map(|us| us as f64 / 1e3)
 }
 
-const ANN: &str = "ann";
-const BOB: &str = "bob";
+/// The mean of what is known of both directions.
+fn both(values: [Option<f64>; 2]) -> Option<f64> {
+    let known = values.iter().flatten().count();
+    (known > 0).then(|| values.iter().flatten().sum::<f64>() / known as f64)
+}
+
 /// Where damaged pictures are kept, below the current directory.
 const DAMAGED: &str = "target/damaged";
-const TRAIN: &str = "chirps.wav";
-
-/// Buffers have found their size and the estimates of clocks and rates have settled.
-const WARM_UP: Duration = Duration::from_secs(3);
-/// Beyond the planned time, on a slow machine and before the first picture on a bad network.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Room for the windows of both clients.
-const SCREEN: (u16, u16) = (1280, 1280);
-/// Linux's file system in memory.
-const MEMORY: &str = "/dev/shm";
-/// Twice what both clients write in 40 s at 720p.
-const MEMORY_NEEDED: u64 = 8 << 30;
+/// A picture that is less like its original shows something else.
+const CORRUPT_DB: f64 = 25.0;
+/// How often lines are asked for their counts: several times in what their rates are averaged over.
+const TICK: Duration = Duration::from_millis(50);

@@ -36,9 +36,24 @@ pub(super) fn find(samples: &[f32]) -> Vec<f64> {
 
 /// The delays of the chirps at `heard` after those at `spoken`, in seconds; less than `heard` where some match none.
 ///
+/// Delays may change over time: pieces of [`PIECE`] are looked at one by one. One in which fewer than [`LEAST`] chirps match
+/// says nothing.
+pub(super) fn delays(spoken: &[f64], heard: &[f64]) -> Vec<f64> {
+    let pieces = heard.chunk_by(|a, b| (a / PIECE).floor() == (b / PIECE).floor());
+    let delays = pieces.map(|piece| {
+        let near =
+            |at: &&f64| (piece[0] - MAX_DELAY - TOLERANCE..piece[piece.len() - 1] + TOLERANCE).contains(*at);
+        let spoken: Vec<f64> = spoken.iter().filter(near).copied().collect();
+        align(&spoken, piece)
+    });
+    delays.filter(|delays| delays.len() >= LEAST).flatten().collect()
+}
+
+/// The delays of chirps that are about the same for all.
+///
 /// Takes the shift from 0 to [`MAX_DELAY`] that lays most chirps on each other, and then for each heard one the nearest
 /// spoken one within [`TOLERANCE`] of that. So no single delay may be further than that from the others.
-pub(super) fn align(spoken: &[f64], heard: &[f64]) -> Vec<f64> {
+fn align(spoken: &[f64], heard: &[f64]) -> Vec<f64> {
     let shifts = heard.iter().flat_map(|h| spoken.iter().map(move |s| h - s));
     let fit = |shift: f64| {
         let near = heard.iter().filter_map(|h| nearest(spoken, h - shift));
@@ -73,6 +88,10 @@ fn train(seconds: f64) -> Vec<f32> {
     samples
 }
 
+/// Seconds in which a delay changes by less than [`TOLERANCE`] on most networks; a dozen chirps.
+const PIECE: f64 = 4.0;
+/// Fewer chirps fit more than one shift.
+const LEAST: usize = 4;
 /// Beyond any delay that a conversation survives.
 const MAX_DELAY: f64 = 3.0;
 /// Less than half of the least space between two chirps.
@@ -103,6 +122,19 @@ mod tests {
                 assert!((samples - delay as f64).abs() < 2.0, "{samples} samples instead of {delay}");
             }
         }
+    }
+
+    #[test]
+    fn delays_that_change_are_followed() {
+        let spoken: Vec<f64> = find(&train(24.0));
+        // From 50 ms to 350 ms and back.
+        let delay = |s: f64| 0.05 + 0.3 * (1.0 - (s / 12.0 - 1.0).abs());
+        let heard: Vec<f64> = spoken.iter().map(|s| s + delay(*s)).collect();
+        let delays = delays(&spoken, &heard);
+        assert!(delays.len() * 10 >= spoken.len() * 9, "{} of {}", delays.len(), spoken.len());
+        let longest = delays.iter().copied().fold(0.0, f64::max);
+        assert!((0.3..=0.35).contains(&longest), "{longest}");
+        assert!(super::delays(&spoken, &heard[..3]).is_empty(), "too few to be sure");
     }
 
     #[test]

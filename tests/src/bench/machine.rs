@@ -3,10 +3,11 @@
 use std::fmt;
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// What figures depend on besides the code, and the code's revision.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Machine {
     model: String,
     cores: usize,
@@ -28,6 +29,20 @@ impl Machine {
         }
     }
 
+    /// The revision of the code.
+    pub(super) fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Such as `AMD EPYC, 2 cores`.
+    pub(super) fn hardware(&self) -> String {
+        format!("{}, {} cores", self.model, self.cores)
+    }
+
+    pub(super) fn load(&self) -> f64 {
+        self.load.unwrap_or(f64::NAN)
+    }
+
     pub(super) fn json(&self) -> Value {
         json!({"model": self.model, "cores": self.cores, "load": self.load, "revision": self.revision})
     }
@@ -35,8 +50,7 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, cores, load, revision } = self;
-        write!(f, "{model}, {cores} cores, load before {:.2}, revision {revision}", load.unwrap_or(f64::NAN))
+        write!(f, "{}, load before {:.2}, revision {}", self.hardware(), self.load(), self.revision)
     }
 }
 

@@ -4,36 +4,73 @@
 //! |---|---|
 //! | `options` | the command line, checked |
 //! | `profile` | the networks |
-//! | `call` | one call: starts everything, waits, collects |
-//! | `pixels`, `chirps`, `cpu` | delay of pictures, delay of sound, time computed |
-//! | `report` | many calls as a table or JSON, and which targets they meet |
+//! | `stage` | relay, lines, devices and clients of a call |
+//! | `call` | one call of two: waits, collects |
+//! | `group` | one call of four of whom one has a bad line |
+//! | `pixels`, `clip` | delay and freezes of pictures; a film to compare pictures with |
+//! | `sound`, `chirps` | gaps and delay of sound |
+//! | `traffic`, `chat`, `cpu` | bytes on the lines, messages, time computed |
+//! | `outages`, `step` | how a call recovers, how it follows the rate of a link |
+//! | `metrics` | all figures by name |
+//! | `bars` | what they have to reach |
+//! | `report` | the calls of one command as text or JSON |
+//! | `table`, `page`, `anchor` | all calls as a page beside another system's figures |
 //! | `machine` | where all this was measured |
 //! | `flood` | a call while its relay is flooded |
 //! | `memory` | what clients and strangers can make a relay hold |
+//! | `stoi` | how well speech is understood |
 //! | `guest`, `resident` | clients made by hand, the memory of a process |
 
+mod anchor;
+mod bars;
 mod call;
+mod chat;
 mod chirps;
+mod clip;
 mod cpu;
 pub mod flood;
+mod group;
 mod guest;
 mod machine;
 pub mod memory;
+mod metrics;
 mod options;
+mod outages;
+mod page;
 mod pixels;
 mod profile;
 mod report;
 mod resident;
+mod sound;
+mod stage;
+mod step;
+pub mod stoi;
+mod table;
+mod traffic;
 
 use std::io::Write;
+use std::time::Duration;
 
 pub use flood::{FloodOptions, run_flood};
 pub use memory::{MemoryOptions, run_memory};
-pub use options::CallOptions;
+pub use options::{CallOptions, TableOptions};
 pub use profile::Profile;
+pub use table::run_table;
 
 use self::machine::Machine;
+use self::metrics::Measured;
+use self::options::Setup;
 use self::report::{Report, Row};
+
+/// Measures one call, or the two of which the profile makes one figure.
+fn measure(setup: &Setup, seconds: Duration, seed: u64) -> anyhow::Result<Measured> {
+    let time = setup.profile.time(seconds);
+    if setup.profile.clients() == 2 {
+        call::measure(setup, time, seed)
+    } else {
+        group::measure(setup, time, seed)
+    }
+}
 
 /// Measures calls as the options say, and prints the result to stdout and the progress to stderr.
 ///
@@ -47,7 +84,7 @@ pub fn run_call(options: &CallOptions) -> anyhow::Result<()> {
     for round in 1..=options.runs {
         for row in &mut rows {
             writeln!(stderr, "run {round} of {}: {}", options.runs, row.setup)?;
-            row.runs.push(call::measure(&row.setup, options.seconds, u64::from(round))?);
+            row.runs.push(measure(&row.setup, options.seconds, u64::from(round))?);
         }
     }
     let report = Report { machine, seconds: options.seconds, rows };

@@ -1,11 +1,14 @@
-//! What `vchat-bench call` is told.
+//! What `vchat-bench call` and `vchat-bench table` are told.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use vchat_proto::units::Bitrate;
 
 use super::profile::Profile;
+use crate::netem::parse_rate;
 
 /// How to measure calls.
 #[derive(Args, Clone, Debug)]
@@ -22,11 +25,18 @@ pub struct CallOptions {
     /// Pictures a second
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
     fps: u32,
+    /// What cameras show: the test card, or a film of somebody moving, whose pictures are compared with what is shown of
+    /// them [default: card; clip where that is too simple to fill the link]
+    #[arg(long)]
+    source: Option<Source>,
+    /// The most a camera may send, such as 700k [default: the client's own]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    max_bitrate: Option<Bitrate>,
     /// Where pictures go: files (delay read from the pixels) or windows on a display without a screen (delay as the
     /// clients say)
     #[arg(long, default_value = "files")]
     display: Display,
-    /// Time measured of each call, after 3 s to warm up
+    /// Time measured of each call, after 5 s to warm up; twice as much for `step`
     #[arg(long = "seconds", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(super) seconds: Duration,
     /// Calls of each kind; the median counts
@@ -37,6 +47,23 @@ pub struct CallOptions {
     pub(super) json: bool,
 }
 
+/// How to make the table of all figures.
+#[derive(Args, Clone, Debug)]
+pub struct TableOptions {
+    /// Time measured of each call, after 5 s to warm up; twice as much for `step`
+    #[arg(long = "seconds", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(super) seconds: Duration,
+    /// Calls of each kind; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) runs: u32,
+    /// Measure only calls on these networks; all other rows are those measured before
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
+    pub(super) only: Vec<Profile>,
+    /// Where the page is written
+    #[arg(long, value_name = "FILE", default_value = "docs/bench.md")]
+    pub(super) out: PathBuf,
+}
+
 /// One kind of call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Setup {
@@ -44,7 +71,18 @@ pub(super) struct Setup {
     pub(super) encoder: Encoder,
     pub(super) size: (u32, u32),
     pub(super) fps: u32,
+    pub(super) source: Source,
+    pub(super) max_bitrate: Option<Bitrate>,
     pub(super) display: Display,
+}
+
+/// What cameras show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Source {
+    /// The client's test card
+    Card,
+    /// A film made for this
+    Clip,
 }
 
 /// The encoders of `vchat-client`.
@@ -76,7 +114,15 @@ impl CallOptions {
             None => &[Encoder::Aom][..],
         };
         let profile = self.profile.unwrap_or(Profile::Clean);
-        let setup = |size, encoder| Setup { profile, encoder, size, fps: self.fps, display: self.display };
+        let setup = |size, encoder| Setup {
+            encoder,
+            size,
+            fps: self.fps,
+            source: self.source.unwrap_or_else(|| profile.source()),
+            max_bitrate: self.max_bitrate.or_else(|| profile.max_bitrate()),
+            display: self.display,
+            ..Setup::new(profile)
+        };
         sizes
             .iter()
             .flat_map(|size| encoders.iter().map(move |encoder| (*size, *encoder)))
@@ -96,6 +142,42 @@ impl Encoder {
 }
 
 impl Setup {
+    /// The usual call on a network.
+    pub(super) const fn new(profile: Profile) -> Self {
+        Self {
+            profile,
+            encoder: Encoder::Aom,
+            size: SMALL,
+            fps: 30,
+            source: profile.source(),
+            max_bitrate: profile.max_bitrate(),
+            display: Display::Files,
+        }
+    }
+
+    /// The call on a network in which pictures are compared with the originals.
+    pub(super) const fn compared(profile: Profile) -> Self {
+        Self { source: Source::Clip, max_bitrate: Some(COMPARED_BITRATE), ..Self::new(profile) }
+    }
+
+    /// The kinds of calls that the table has, in its order.
+    pub(super) fn table() -> Vec<Self> {
+        let compared =
+            [Profile::Clean, Profile::Loss5, Profile::Loss10, Profile::Loss20, Profile::Lossyburst];
+        let usual = Profile::value_variants().iter().map(|profile| Self::new(*profile));
+        usual.chain(compared.map(Self::compared)).collect()
+    }
+
+    /// What the table and its bars call it; `None` for a call that is not there.
+    pub(super) fn row(&self) -> Option<String> {
+        let name = self.profile.name();
+        if *self == Self::new(self.profile) {
+            Some(name)
+        } else {
+            (*self == Self::compared(self.profile)).then(|| format!("{name} clip"))
+        }
+    }
+
     /// Such as `360p30 aom`.
     pub(super) fn short(&self) -> String {
         format!("{}p{} {}", self.size.1, self.fps, self.encoder.name())
@@ -105,9 +187,14 @@ impl Setup {
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (width, height) = self.size;
-        let profile = self.profile.to_possible_value();
-        let profile = profile.as_ref().map_or("?", |value| value.get_name());
+        let profile = self.profile.name();
         write!(f, "{profile}, {width}x{height} at {} fps, {}", self.fps, self.encoder.name())?;
+        if self.source == Source::Clip {
+            f.write_str(", clip")?;
+        }
+        if let Some(rate) = self.max_bitrate {
+            write!(f, ", at most {} kb/s", rate.kbps())?;
+        }
         if self.display == Display::Window {
             f.write_str(", in windows")?;
         }
@@ -128,6 +215,8 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 
 const SMALL: (u32, u32) = (640, 360);
 const LARGE: (u32, u32) = (1280, 720);
+/// What the quality of pictures is told at.
+const COMPARED_BITRATE: Bitrate = Bitrate::from_kbps(700);
 
 #[cfg(test)]
 mod tests {
@@ -147,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn rows_have_names_and_other_calls_have_none() {
+        let rows: Vec<_> = Setup::table().iter().map(|setup| setup.row().expect("a name")).collect();
+        assert!(rows.contains(&"loss10".to_owned()) && rows.contains(&"loss10 clip".to_owned()), "{rows:?}");
+        assert!(rows.iter().all(|row| rows.iter().filter(|other| row == *other).count() == 1), "{rows:?}");
+        assert_eq!(Setup { fps: 15, ..Setup::new(Profile::Loss10) }.row(), None);
+    }
+
+    #[test]
     fn without_a_profile_there_are_all_kinds_of_calls() {
         let all = [
             "clean, 640x360 at 30 fps, aom",
@@ -158,7 +255,7 @@ mod tests {
         assert_eq!(setups(&["--encoder", "rav1e"]), [all[1], all[3]]);
         assert_eq!(setups(&["--profile", "clean"]), [all[0]]);
         let narrow = ["--profile", "500k", "--size", "320x180", "--fps", "15", "--display", "window"];
-        assert_eq!(setups(&narrow), ["500k, 320x180 at 15 fps, aom, in windows"]);
+        assert_eq!(setups(&narrow), ["500k, 320x180 at 15 fps, aom, clip, in windows"]);
         for wrong in [["--size", "20x20"], ["--size", "640"], ["--seconds", "0"], ["--runs", "0"]] {
             assert!(Cli::try_parse_from(std::iter::once(&"call").chain(&wrong)).is_err(), "{wrong:?}");
         }

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, run_call, run_flood, run_memory};
+use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, TableOptions};
+use vchat_tests::bench::{run_call, run_flood, run_memory, run_table};
 use vchat_tests::estimators::{EstimatorOptions, run_estimators};
 
 /// Measures vchat with real programs, codecs and sound servers, and its parts on simulated networks.
@@ -28,6 +29,16 @@ processor time of clients and relay, bit rates, and the time to the first pictur
   vchat-bench call --profile loss5 --json"
     )]
     Call(CallOptions),
+    /// Calls on all networks, as a page beside the figures of another system
+    #[command(
+        long_about = "Calls on all networks, as a page beside the figures of another system.
+
+Each kind of call is made several times. What was measured is kept in target/bench, one file a kind, and the page is put
+together from what is there: so single rows can be measured again. With the defaults it takes about an hour.",
+        after_help = "Example: measure two rows again and write the page anew:
+  vchat-bench table --only loss10,500k"
+    )]
+    Table(TableOptions),
     /// A call while its relay is flooded with first packets, all on this machine
     #[command(
         long_about = "A call while its relay is flooded with first packets, all on this machine.
@@ -64,6 +75,7 @@ fn main() -> ExitCode {
     let Args { what } = Args::parse();
     let done = match what {
         What::Call(options) => run_call(&options),
+        What::Table(options) => run_table(&options),
         What::Flood(options) => run_flood(&options),
         What::Memory(options) => run_memory(&options),
         What::Estimators(options) => run_estimators(&options),

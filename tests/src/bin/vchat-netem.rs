@@ -25,7 +25,8 @@ use vchat_tests::netem::{Proxy, Script, Settings, parse_burst, parse_duration, p
   vchat-client --relay 127.0.0.1:4500
 
 Lines of a script: TIME [up|down] key=value … in order of time, keys as the options above; `up` is towards
-the relay, neither is both; `rate=none` lifts the limit; a last line `repeat TIME` starts over:
+the relay, neither is both; `rate=none` lifts the limit; the word `rebind` gives every client another
+address as the relay sees it, as a router does that has forgotten it; a last line `repeat TIME` starts over:
   0s   delay=25ms
   10s  down rate=500k
   20s  down rate=none

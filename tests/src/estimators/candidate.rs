@@ -1,5 +1,6 @@
 //! The estimators that are compared, behind one door.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use goog_cc::network_control::{NetworkControllerConfig, NetworkControllerInterface};
@@ -12,8 +13,6 @@ use goog_cc::units::{DataRate, DataSize, TimeDelta, Timestamp};
 use goog_cc::{GoogCcConfig, GoogCcNetworkController};
 use vchat_proto::cc::{Arrival, Estimator, Settings};
 use vchat_proto::units::Bitrate;
-
-use std::collections::{BTreeMap, VecDeque};
 
 /// Padding that an estimator wants on the wire now.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use vchat_proto::cc::Arrival;
 
 use super::candidate::Candidate;
+use super::log::Log;
 use crate::netem::{Link, Random};
 
 /// What is on the wire.
@@ -34,27 +35,6 @@ pub(super) struct Report {
     pub(super) flow: usize,
     pub(super) newest_sent: Duration,
     pub(super) arrivals: Vec<Arrival>,
-}
-
-/// What a flow has seen, per [`SLOT`] since the start.
-#[derive(Clone, Debug, Default)]
-pub struct Log {
-    /// Bits that arrived.
-    pub arrived: Vec<f64>,
-    /// Bits that were sent.
-    pub sent: Vec<f64>,
-    /// Target at the end, bits per second.
-    pub target: Vec<f64>,
-    /// Pace at the end, bits per second.
-    pub pace: Vec<f64>,
-    /// (made, time from then until the last of its datagrams arrived), of pictures that arrived.
-    pub pictures: Vec<(Duration, Duration)>,
-    /// (made, time from then to its arrival), of sound.
-    pub sounds: Vec<(Duration, Duration)>,
-    /// Bytes of padding.
-    pub padding: usize,
-    /// Pictures that were not encoded because the pacer had too much to send.
-    pub skipped: u64,
 }
 
 /// A sender and its receiver.
@@ -147,18 +127,17 @@ impl Flow {
             let number = self.number;
             self.number += 1;
             self.candidate.handle_sent(now, number, bytes);
-            add(&mut self.log.sent, now, bytes as f64 * 8.0);
+            self.log.add(now, |log| &mut log.sent, bytes as f64 * 8.0);
             let datagram = Datagram { flow: self.index, number, bytes, kind, made, sent: now };
             // The link adds 28 bytes of headers, which are part of `bytes` here.
             wire.handle_packet(now, bytes - LINK_HEADERS, datagram);
         }
-        set(&mut self.log.target, now, self.candidate.target());
-        set(&mut self.log.pace, now, self.candidate.pacing_rate());
+        self.log.note(now, self.candidate.target(), self.candidate.pacing_rate());
     }
 
     /// A datagram arrives at the receiver.
     pub(super) fn handle_arrival(&mut self, now: Duration, datagram: &Datagram) {
-        add(&mut self.log.arrived, now, datagram.bytes as f64 * 8.0);
+        self.log.add(now, |log| &mut log.arrived, datagram.bytes as f64 * 8.0);
         // Clocks have nothing in common, and drift apart by 50 ppm.
         let us = now.as_micros() as i64;
         let newest = self.receiver.arrived.last_key_value().map_or(0, |(number, _)| *number);
@@ -217,7 +196,7 @@ impl Flow {
         }
         let rate = ((target - SOUND_RATE) * VIDEO_SHARE).max(MIN_VIDEO_RATE);
         let fair = rate * PICTURE_INTERVAL.as_secs_f64();
-        let key = self.pictures % KEY_PICTURES == 0;
+        let key = self.pictures.is_multiple_of(KEY_PICTURES);
         let noise = 0.75 + 0.5 * self.random.unit();
         let payback = (self.debt / PAYBACK_PICTURES).clamp(-0.5 * fair, 0.5 * fair);
         let bits = if key { fair * KEY_SIZE } else { (fair - payback) * noise };
@@ -233,35 +212,6 @@ impl Flow {
     }
 }
 
-fn slot<T: Clone + Default>(log: &mut Vec<T>, now: Duration) -> Option<&mut T> {
-    let slot = usize::try_from(now.as_micros() / SLOT.as_micros()).ok()?;
-    if log.len() <= slot {
-        log.resize(slot + 1, log.last().cloned().unwrap_or_default());
-    }
-    log.get_mut(slot)
-}
-
-fn set(log: &mut Vec<f64>, now: Duration, value: f64) {
-    if let Some(slot) = slot(log, now) {
-        *slot = value;
-    }
-}
-
-fn add(log: &mut Vec<f64>, now: Duration, value: f64) {
-    let new = log.len();
-    if let Some(slot) = slot(log, now) {
-        *slot += value;
-    }
-    // New slots begin at nothing.
-    let last = log.len();
-    if last > new {
-        log[new..].fill(0.0);
-        log[last - 1] = value;
-    }
-}
-
-/// Resolution of the log.
-pub const SLOT: Duration = Duration::from_millis(100);
 /// How often senders and receivers look at the time.
 pub(super) const STEP: Duration = Duration::from_micros(250);
 const SOUND_INTERVAL: Duration = Duration::from_millis(10);

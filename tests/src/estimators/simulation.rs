@@ -5,7 +5,8 @@ use std::time::Duration;
 use vchat_proto::units::Bitrate;
 
 use super::candidate::{Candidate, Goog, Own};
-use super::flow::{Datagram, Flow, Log, Report, STEP};
+use super::flow::{Datagram, Flow, Report, STEP};
+use super::log::Log;
 use super::scenario::Scenario;
 use crate::netem::{Link, Random, Script, Settings, Side};
 
@@ -80,7 +81,7 @@ pub fn run(scenario: &Scenario, which: Which, seed: u64) -> Outcome {
                 back.handle_packet(now, REPORT_BYTES, report);
             }
         }
-        if now.as_micros() % Outcome::SAMPLE.as_micros() == 0 {
+        if now.as_micros().is_multiple_of(Outcome::SAMPLE.as_micros()) {
             outcome.queue.push(wire.wait().unwrap_or_default());
             outcome.line.push(up.rate.map_or(f64::INFINITY, |rate| rate.bps() as f64));
         }

@@ -86,19 +86,26 @@ impl Process {
     /// All events so far, since the last [`Self::forget_lines`].
     #[must_use]
     pub fn events(&self) -> Vec<Value> {
-        self.lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.timed_events().into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The same with the time at which each was read here.
+    #[must_use]
+    pub fn timed_events(&self) -> Vec<(Instant, Value)> {
+        let lines = self.stdout.lock().lines.clone();
+        lines.iter().filter_map(|(at, line)| Some((*at, serde_json::from_str(line).ok()?))).collect()
     }
 
     /// All lines of stdout so far, since the last [`Self::forget_lines`].
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.stdout.lock().lines.iter().cloned().collect()
+        self.stdout.lock().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
     /// All lines of stderr so far, since the last [`Self::forget_lines`].
     #[must_use]
     pub fn stderr_lines(&self) -> Vec<String> {
-        self.stderr.lock().lines.iter().cloned().collect()
+        self.stderr.lock().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
     /// From now on, only output to come counts.
@@ -184,7 +191,7 @@ impl Process {
         let tail = |log: &Log| {
             let log = log.lock();
             let skipped = log.lines.len().saturating_sub(TAIL_LINES);
-            log.lines.iter().skip(skipped).map(|line| format!("\n    {line}")).collect::<String>()
+            log.lines.iter().skip(skipped).map(|(_, line)| format!("\n    {line}")).collect::<String>()
         };
         let (stdout, stderr) = (tail(&self.stdout), tail(&self.stderr));
         format!("waited for {what} of {}; {state}\n  stdout:{stdout}\n  stderr:{stderr}", self.name)
@@ -208,7 +215,7 @@ struct Log {
 
 #[derive(Debug, Default)]
 struct LogState {
-    lines: VecDeque<String>,
+    lines: VecDeque<(Instant, String)>,
     /// How many lines there were ever, to know the new ones.
     total: u64,
     ended: bool,
@@ -236,7 +243,7 @@ impl Log {
         if state.lines.len() == MAX_LINES {
             state.lines.pop_front();
         }
-        state.lines.push_back(line);
+        state.lines.push_back((Instant::now(), line));
         state.total += 1;
         drop(state);
         self.changed.notify_all();
@@ -249,8 +256,8 @@ impl Log {
         let mut tried = state.total - state.lines.len() as u64;
         loop {
             let new = usize::try_from(state.total - tried).unwrap_or(usize::MAX).min(state.lines.len());
-            if let Some(found) = state.lines.iter().skip(state.lines.len() - new).find_map(|line| find(line))
-            {
+            let mut fresh = state.lines.iter().skip(state.lines.len() - new);
+            if let Some(found) = fresh.find_map(|(_, line)| find(line)) {
                 return Some(found);
             }
             tried = state.total;
@@ -301,6 +308,7 @@ mod tests {
         process.send_line("hello").expect("sent");
         process.wait_for("its answer", |line| (line == "got hello").then_some(())).expect("answered");
         assert_eq!((process.events().len(), process.lines().len()), (1, 3));
+        assert!(process.timed_events()[0].0 <= Instant::now());
         process.forget_lines();
         assert!(process.lines().is_empty());
         process.close_stdin();

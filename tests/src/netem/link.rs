@@ -51,6 +51,9 @@ pub struct Counts {
     pub reordered: u64,
     /// Packets taken out at the far end.
     pub arrived: u64,
+    /// Bytes of IP packets that the line has passed, whether lost on the way afterwards or not: what there is to compare
+    /// with the rate.
+    pub passed_bytes: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -61,6 +64,7 @@ impl std::ops::AddAssign for Counts {
         self.overflowed += more.overflowed;
         self.reordered += more.reordered;
         self.arrived += more.arrived;
+        self.passed_bytes += more.passed_bytes;
     }
 }
 
@@ -79,7 +83,15 @@ impl<T> Link<T> {
             on_the_way: BTreeMap::new(),
             last_arrival: Duration::ZERO,
             departed: 0,
-            counts: Counts { packets: 0, bytes: 0, lost: 0, overflowed: 0, reordered: 0, arrived: 0 },
+            counts: Counts {
+                packets: 0,
+                bytes: 0,
+                lost: 0,
+                overflowed: 0,
+                reordered: 0,
+                arrived: 0,
+                passed_bytes: 0,
+            },
         }
     }
 
@@ -161,6 +173,7 @@ impl<T> Link<T> {
             self.now = departure;
             self.head_done = 0;
             self.queued_bits -= bits;
+            self.counts.passed_bytes += bits / 8;
             if let Some((_, packet)) = self.queue.pop_front() {
                 self.depart(packet);
             }
@@ -306,6 +319,7 @@ mod tests {
         let longest = arrived.iter().map(|(at, n)| *at - MS * *n).max().expect("some arrive");
         assert!(longest <= 300 * MS + one && longest >= 299 * MS, "{longest:?}");
         assert_eq!(link.counts().overflowed as usize, 10_000 - arrived.len());
+        assert_eq!(link.counts().passed_bytes, arrived.len() as u64 * 1028);
         assert_eq!(arrived[0], (one, 0));
     }
 

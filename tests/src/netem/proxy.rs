@@ -14,14 +14,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::link::{Counts, Link};
 use super::random::Random;
-use super::script::{Script, Side};
+use super::script::{Script, Side, Step};
 use super::settings::Settings;
 
 /// A UDP proxy that clients take for the relay, with a pair of impaired [`Link`]s for each of them, as if each had a
 /// line of its own.
 ///
 /// A client is an address that packets come from; the relay sees each from a port of its own, and one that has been
-/// silent in both directions for [`IDLE`] is forgotten. One thread does all the work and wakes up for each packet to
+/// silent in both directions for [`IDLE`] is forgotten. Rebinding gives every client another such port: the relay sees the
+/// same connection from a new address, and what it sends to the old one is lost, as behind a router that has forgotten a
+/// mapping. One thread does all the work and wakes up for each packet to
 /// the microsecond (`ppoll`), since a timer of a millisecond would add jitter of its own.
 ///
 /// At most [`MAX_CLIENTS`] clients: packets of further ones are dropped.
@@ -38,9 +40,17 @@ pub struct Proxy {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
-    orders: mpsc::Sender<(Side, Settings)>,
+    orders: mpsc::Sender<Order>,
     wake: Option<UnixStream>,
     thread: Option<JoinHandle<io::Result<Report>>>,
+}
+
+/// What a running proxy can be told.
+#[derive(Debug)]
+enum Order {
+    Set(Side, Settings),
+    Follow(Script, Instant),
+    Report(mpsc::SyncSender<Report>),
 }
 
 /// What a proxy has done.
@@ -92,6 +102,7 @@ impl Proxy {
         let work = Work {
             proxy: self,
             start: Instant::now(),
+            script_begin: Duration::ZERO,
             next_step: 0,
             next_sweep: IDLE,
             flows: HashMap::new(),
@@ -112,10 +123,30 @@ impl Running {
 
     /// Changes one direction of all clients, present and future.
     pub fn set(&self, side: Side, settings: Settings) {
-        if self.orders.send((side, settings)).is_ok()
+        self.order(Order::Set(side, settings));
+    }
+
+    /// Changes the settings by another script, whose times count from `begin`: several proxies that are told the same one
+    /// change at the same moments.
+    pub fn follow(&self, script: Script, begin: Instant) {
+        self.order(Order::Follow(script, begin));
+    }
+
+    /// What it has done so far.
+    ///
+    /// # Errors
+    /// It has failed; [`Self::stop`] tells why.
+    pub fn report(&self) -> io::Result<Report> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.order(Order::Report(answer));
+        answered.recv().map_err(|_| io::Error::other("the proxy has ended"))
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_ok()
             && let Some(mut wake) = self.wake.as_ref()
         {
-            // Fails only when the thread has ended, and then there is nothing to change.
+            // Fails only when the thread has ended, and then there is nobody to tell.
             let _ = wake.write_all(&[0]);
         }
     }
@@ -144,7 +175,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "clients: {}", self.clients)?;
         for (side, counts) in [("up", self.up), ("down", self.down)] {
-            let Counts { packets, bytes, lost, overflowed, reordered, arrived } = counts;
+            let Counts { packets, bytes, lost, overflowed, reordered, arrived, .. } = counts;
             write!(f, "\n{side:>5}: {packets} packets, {bytes} bytes, {arrived} arrived, {lost} lost, ")?;
             write!(f, "{overflowed} overflowed, {reordered} reordered")?;
         }
@@ -169,6 +200,7 @@ struct Flow {
 struct Work {
     proxy: Proxy,
     start: Instant,
+    script_begin: Duration,
     next_step: usize,
     next_sweep: Duration,
     flows: HashMap<SocketAddr, Flow>,
@@ -176,18 +208,12 @@ struct Work {
 }
 
 impl Work {
-    fn run(
-        mut self,
-        mut woken: &UnixStream,
-        orders: &mpsc::Receiver<(Side, Settings)>,
-    ) -> io::Result<Report> {
+    fn run(mut self, mut woken: &UnixStream, orders: &mpsc::Receiver<Order>) -> io::Result<Report> {
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         loop {
             let now = self.start.elapsed();
+            orders.try_iter().for_each(|order| self.obey(now, order));
             self.follow_script(now);
-            for (side, settings) in orders.try_iter() {
-                self.change(now, side, |present| present.clone_from(&settings));
-            }
             self.deliver();
             self.sweep(now);
             let ready = self.wait(woken)?;
@@ -199,18 +225,52 @@ impl Work {
                 self.receive_from_relay(client, &mut buffer);
             }
         }
-        for flow in self.flows.values() {
-            self.report.add(flow);
+        Ok(self.so_far())
+    }
+
+    fn so_far(&self) -> Report {
+        let mut report = self.report;
+        self.flows.values().for_each(|flow| report.add(flow));
+        report
+    }
+
+    fn obey(&mut self, now: Duration, order: Order) {
+        match order {
+            Order::Set(side, settings) => self.change(now, side, |present| present.clone_from(&settings)),
+            Order::Follow(script, begin) => {
+                self.proxy.script = script;
+                self.script_begin = begin.saturating_duration_since(self.start);
+                self.next_step = 0;
+            }
+            // Who has asked may have given up.
+            Order::Report(answer) => _ = answer.try_send(self.so_far()),
         }
-        Ok(self.report)
+    }
+
+    /// When the next step of the script is due, and the step.
+    fn next_step(&self) -> Option<(Duration, &Step)> {
+        let (at, step) = self.proxy.script.step(self.next_step)?;
+        Some((at.checked_add(self.script_begin)?, step))
     }
 
     fn follow_script(&mut self, now: Duration) {
-        while let Some((_, step)) = self.proxy.script.step(self.next_step).filter(|(at, _)| *at <= now) {
+        while let Some((_, step)) = self.next_step().filter(|(at, _)| *at <= now) {
             let step = step.clone();
             self.next_step += 1;
+            if step.rebinds() {
+                self.rebind();
+            }
             for side in [Side::Up, Side::Down] {
                 self.change(now, side, |settings| _ = step.apply(side, settings));
+            }
+        }
+    }
+
+    /// Gives every client another port; one for which there is none keeps the old.
+    fn rebind(&mut self) {
+        for flow in self.flows.values_mut() {
+            if let Ok(socket) = port_towards(self.proxy.to) {
+                flow.socket = socket;
             }
         }
     }
@@ -254,7 +314,7 @@ impl Work {
     /// Waits for a packet, an order, or the next time that something is due.
     fn wait(&self, woken: &UnixStream) -> io::Result<Ready> {
         let links = self.flows.values().flat_map(|flow| [&flow.links.up, &flow.links.down]);
-        let step = self.proxy.script.step(self.next_step).map(|(at, _)| at);
+        let step = self.next_step().map(|(at, _)| at);
         let sweep = (!self.flows.is_empty()).then_some(self.next_sweep);
         let due = links.filter_map(Link::poll_timeout).chain(step).chain(sweep).min();
         let timeout = due.map(|due| due.saturating_sub(self.start.elapsed()));
@@ -308,12 +368,7 @@ impl Work {
             if self.flows.len() >= MAX_CLIENTS {
                 return None;
             }
-            let any: SocketAddr = match self.proxy.to {
-                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-            };
-            let socket = bind(any).ok()?;
-            socket.connect(self.proxy.to).ok()?;
+            let socket = port_towards(self.proxy.to).ok()?;
             let (number, seed) = (self.report.clients, self.proxy.seed);
             let link =
                 |settings: &Settings, side| Link::new(settings.clone(), Random::new(seed, 2 * number + side));
@@ -346,6 +401,17 @@ impl Report {
         self.up += flow.links.up.counts();
         self.down += flow.links.down.counts();
     }
+}
+
+/// A free port that talks to this relay alone.
+fn port_towards(relay: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match relay {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = bind(any)?;
+    socket.connect(relay)?;
+    Ok(socket)
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -494,6 +560,59 @@ mod tests {
             client.send(b"again").expect("sent");
         }
         assert!(started.elapsed() > Duration::from_millis(40), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_client_gets_another_address_and_what_went_to_the_old_one_is_lost() {
+        let relay = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        relay.set_read_timeout(Some(Duration::from_secs(60))).expect("a bound on failure");
+        let to = relay.local_addr().expect("bound");
+        let proxy = Proxy::bind(([127, 0, 0, 1], 0).into(), to).expect("a proxy").spawn().expect("running");
+        let client = client(&proxy);
+        let mut buffer = [0; 16];
+        let mut came_from = || {
+            client.send(b"hello").expect("sent");
+            relay.recv_from(&mut buffer).expect("it comes").1
+        };
+        let old = came_from();
+        proxy.follow(Script::parse("0s rebind").expect("valid"), Instant::now());
+        // The order may reach the proxy after the next packet.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let new = loop {
+            assert!(Instant::now() < deadline, "it keeps its address");
+            match came_from() {
+                same if same == old => {}
+                new => break new,
+            }
+        };
+        assert_eq!(proxy.report().expect("running").clients, 1);
+        relay.send_to(b"lost", old).expect("sent");
+        relay.send_to(b"found", new).expect("sent");
+        assert_eq!(receive(&client), b"found");
+        assert_eq!(proxy.stop().expect("no failure").clients, 1, "it is the same client");
+    }
+
+    #[test]
+    fn scripts_begin_when_they_are_told_to() {
+        let echo = Echo::start();
+        let proxy = start(&echo, &[]);
+        let client = client(&proxy);
+        let begin = Instant::now() + Duration::from_millis(100);
+        proxy.follow(Script::parse("0s loss=100%\n50ms loss=0%").expect("valid"), begin);
+        client.set_read_timeout(Some(Duration::from_millis(5))).expect("a pause between attempts");
+        let mut buffer = [0; 16];
+        let mut longest = (Duration::ZERO, begin);
+        let mut last = Instant::now();
+        while last < begin + Duration::from_millis(100) {
+            client.send(b"again").expect("sent");
+            if client.recv(&mut buffer).is_ok() {
+                let now = Instant::now();
+                longest = longest.max((now - last, now));
+                last = now;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "nothing passes");
+        }
+        assert!(longest.0 >= Duration::from_millis(45) && longest.1 > begin, "{longest:?}");
     }
 
     #[test]

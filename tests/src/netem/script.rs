@@ -14,8 +14,9 @@ use super::settings::{Settings, SettingsError, parse_duration};
 /// 20s down rate=none
 /// repeat 30s
 /// ```
-/// `up` is towards the relay, `down` towards the client; without either a line changes both. `repeat TIME`, as the
-/// last line, starts over after that time. Empty lines and what follows a `#` are comments.
+/// `up` is towards the relay, `down` towards the client; without either a line changes both. The word `rebind` among the
+/// changes gives every client another address, as the relay sees it. `repeat TIME`, as the last line, starts over after
+/// that time. Empty lines and what follows a `#` are comments.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Script {
     steps: Vec<Step>,
@@ -28,6 +29,7 @@ pub struct Step {
     at: Duration,
     sides: Vec<Side>,
     changes: Vec<String>,
+    rebinds: bool,
 }
 
 /// A direction between a client and its relay.
@@ -98,11 +100,14 @@ impl Script {
                 if changes.is_empty() {
                     return Err("it changes nothing: add settings such as rate=500k".into());
                 }
+                let (rebinds, changes): (Vec<&str>, Vec<&str>) =
+                    changes.iter().partition(|change| **change == REBIND);
+                let rebinds = !rebinds.is_empty();
                 // Tried now, so that a script that is accepted runs to its end.
                 let mut trial = Settings::default();
                 changes.iter().try_for_each(|change| trial.apply(change)).map_err(text)?;
-                let changes = changes.iter().map(|&change| change.to_owned()).collect();
-                self.steps.push(Step { at, sides, changes });
+                let changes = changes.into_iter().map(str::to_owned).collect();
+                self.steps.push(Step { at, sides, changes, rebinds });
                 Ok(())
             }
         }
@@ -118,7 +123,16 @@ impl Step {
         // None of them fails: `Script::parse` has tried them.
         self.changes.iter().all(|change| settings.apply(change).is_ok())
     }
+
+    /// Whether clients get another address now.
+    #[must_use]
+    pub const fn rebinds(&self) -> bool {
+        self.rebinds
+    }
 }
+
+/// As a router that has forgotten a mapping does (RFC 4787, section 4.3, and RFC 9000, section 9.3.3).
+const REBIND: &str = "rebind";
 
 #[cfg(test)]
 mod tests {
@@ -149,6 +163,16 @@ mod tests {
         assert_eq!(script.step(1).map(|(at, _)| at.as_secs()), Some(1));
         assert_eq!(script.step(2), None);
         assert_eq!(Script::default().step(0), None);
+    }
+
+    #[test]
+    fn a_line_rebinds_alone_or_with_other_changes() {
+        let script = Script::parse("1s rebind\n2s loss=5% rebind\n3s loss=0%").expect("valid");
+        let rebinds: Vec<_> = (0..3).map(|i| script.step(i).expect("a step").1.rebinds()).collect();
+        assert_eq!(rebinds, [true, true, false]);
+        let mut settings = Settings::default();
+        script.step(1).expect("a step").1.apply(Side::Up, &mut settings);
+        assert_eq!(settings.loss, 0.05);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use vchat_proto::stats::Distribution;
 use super::members::PHASES;
 use super::{ATTACK, FloodOptions, Part};
 use crate::bench::machine::Machine;
-use crate::bench::report::Figure;
+use crate::bench::metrics::Figure;
 
 /// All runs of one invocation.
 pub(super) struct Report {
