@@ -290,7 +290,7 @@ fn a_small_track_needs_a_camera_beside_it() {
 fn a_small_picture_is_sent_the_small_track_from_its_key_frame_on() {
     let mut w = World::new();
     let (ann, tracks) = w.join_with("ann", &[pb::TrackKind::Camera, pb::TrackKind::CameraSmall]);
-    let ((bob, _), (eve, _)) = (w.join("bob"), w.join("eve"));
+    let ((bob, _), (eve, _)) = (w.join_with("bob", &[]), w.join_with("eve", &[]));
     let [full, small] = tracks[..] else { panic!("two tracks") };
     let video = |track, frame, back| datagram(MediaKind::Video, track, frame, back);
     assert_eq!(w.send(ann, video(full, 0, 0)), [bob, eve]);

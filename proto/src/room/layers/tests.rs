@@ -298,7 +298,7 @@ fn a_budget_that_is_all_that_was_asked_for_is_no_limit() {
         let of = |o: Output| {
             if let Output::VideoWanted(to, rate) = o { (to == id(0)).then_some(rate) } else { None }
         };
-        outputs.into_iter().filter_map(of).last()
+        outputs.into_iter().rev().find_map(of)
     };
     // A hop that probes for what it is told and not for more.
     w.carries.insert(id(0), KBPS(500));
