@@ -31,7 +31,7 @@ struct Bytes {
 impl Meter {
     /// Takes the payload of a datagram.
     pub(crate) fn handle_media(&mut self, now: Instant, bytes: usize, discardable: bool) {
-        *self = self.rolled(now).unwrap_or(Self { since: Some(now), ..Self::default() });
+        *self = self.rolled(now).unwrap_or_else(|| Self { since: Some(now), ..Self::default() });
         self.present.all += bytes as u64;
         if !discardable {
             self.present.base += bytes as u64;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::packetize::Packetizer;
 use crate::units::MediaTime;
+use crate::wire::datagram::Dependency;
 
 const HISTORY: u64 = 77;
 const PIN: [u8; 32] = [5; 32];
@@ -170,6 +171,222 @@ fn requests_for_key_frames_are_coalesced() {
     assert_eq!(key_frame_requests(&w.drain(), ann), 1, "one more for all that came too soon");
 }
 
+/// A datagram of a frame without payload that matters.
+fn datagram(kind: MediaKind, track: u32, frame: u32, back: u16) -> MediaHeader {
+    MediaHeader {
+        kind,
+        track: TrackId(track as u16),
+        frame: FrameId(frame),
+        index: 0,
+        count: 1,
+        dependency: if back == 0 { Dependency::None } else { Dependency::Back(back) },
+        discardable: kind == MediaKind::Video && frame % 2 == 1,
+        temporal: 0,
+        spatial: 0,
+        captured: MediaTime::default(),
+    }
+}
+
+impl World {
+    /// Sends it and returns who gets what.
+    fn send(&mut self, from: ParticipantId, header: MediaHeader) -> Vec<ParticipantId> {
+        let media = Media::parse(header.datagram(&[1; 100]).freeze()).expect("valid");
+        self.room.handle_media(self.now, from, &media);
+        let to = |o: Output| if let Output::Media(to, ..) = o { Some(to) } else { None };
+        self.drain().into_iter().filter_map(to).collect()
+    }
+
+    fn join_with(&mut self, name: &str, kinds: &[pb::TrackKind]) -> (ParticipantId, Vec<u32>) {
+        let publish = kinds.iter().map(|k| i32::from(*k)).collect();
+        let name = DisplayName::parse(name).expect("a name");
+        let id = self.room.join(self.now, PIN, name, &pb::Hello { publish, ..hello() }).expect("room");
+        let tracks = self.drain().into_iter().find_map(|o| match o {
+            Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(w)) })
+                if to == id =>
+            {
+                w.you.map(|you| you.tracks.iter().map(|t| t.id).collect())
+            }
+            _ => None,
+        });
+        (id, tracks.expect("a welcome"))
+    }
+
+    /// What its owner is asked for next.
+    fn asked(&mut self, owner: ParticipantId) -> Vec<(u32, Option<u32>)> {
+        let asked = |o: Output| match o {
+            Output::Control(
+                to,
+                pb::RelayControl { body: Some(pb::relay_control::Body::KeyFrameRequest(r)) },
+            ) if to == owner => Some((r.track, r.decoded)),
+            _ => None,
+        };
+        self.drain().into_iter().filter_map(asked).collect()
+    }
+}
+
+#[test]
+fn refreshes_name_the_earliest_frame_and_come_from_receivers_only() {
+    let mut w = World::new();
+    let (ann, tracks) = w.join_with("ann", &[pb::TrackKind::Camera, pb::TrackKind::Microphone]);
+    let ((bob, _), (eve, _)) = (w.join_with("bob", &[]), w.join_with("eve", &[]));
+    w.send(ann, datagram(MediaKind::Video, tracks[0], 0, 0));
+    w.control(eve, pb::client_control::Body::Subscriptions(pb::Subscriptions { audio: true, video: false }));
+    (1..=20).for_each(|n| {
+        drop(w.send(ann, datagram(MediaKind::Video, tracks[0], n, if n % 2 == 1 { 1 } else { 2 })))
+    });
+    w.pass(1000);
+    w.drain();
+    let ask = |w: &mut World, from, track, decoded| {
+        w.room.request_refresh(w.now, from, TrackId(track as u16), decoded)
+    };
+    ask(&mut w, bob, tracks[0], Some(FrameId(16)));
+    assert_eq!(w.asked(ann), [(tracks[0], Some(16))]);
+    w.pass(10);
+    for (from, track) in [(eve, tracks[0]), (ann, tracks[0]), (bob, tracks[1]), (bob, 999)] {
+        ask(&mut w, from, track, None);
+    }
+    assert_eq!(w.room.poll_timeout(), None, "not theirs, or not video");
+    ask(&mut w, bob, tracks[0], Some(FrameId(18)));
+    ask(&mut w, bob, tracks[0], Some(FrameId(14)));
+    let due = w.room.poll_timeout().expect("kept");
+    assert_eq!(due, w.now + Duration::from_millis(90));
+    w.room.handle_timeout(due);
+    assert_eq!(w.asked(ann), [(tracks[0], Some(14))]);
+    ask(&mut w, bob, tracks[0], Some(FrameId(14)));
+    w.send(ann, datagram(MediaKind::Video, tracks[0], 24, 10));
+    assert_eq!(w.room.poll_timeout(), None, "answered");
+}
+
+#[test]
+fn sound_that_comes_several_times_is_forwarded_once() {
+    let mut w = World::new();
+    let (ann, tracks) = w.join_with("ann", &[pb::TrackKind::Microphone]);
+    let (bob, _) = w.join("bob");
+    let mut say = |frame| w.send(ann, datagram(MediaKind::Audio, tracks[0], frame, 0));
+    for frame in [100, 102, 101] {
+        assert_eq!(say(frame), [bob], "{frame}");
+    }
+    for frame in [100, 101, 102] {
+        assert_eq!(say(frame), [], "{frame}");
+    }
+    assert_eq!(say(99), [bob], "late, but new");
+    assert_eq!(say(300), [bob]);
+    assert_eq!(say(103), [], "too late");
+}
+
+#[test]
+fn a_small_track_needs_a_camera_beside_it() {
+    let mut w = World::new();
+    let publish = [pb::TrackKind::CameraSmall, pb::TrackKind::Camera, pb::TrackKind::CameraSmall];
+    let publish: Vec<i32> = publish.into_iter().map(i32::from).collect();
+    for (n, good) in [(1, false), (2, true), (3, false)] {
+        let hello = pb::Hello { publish: publish[..n].to_vec(), ..hello() };
+        let joined = w.room.join(w.now, PIN, DisplayName::parse("ann").expect("a name"), &hello);
+        assert_eq!(joined.is_ok(), good, "{n} tracks");
+    }
+}
+
+#[test]
+fn a_small_picture_is_sent_the_small_track_from_its_key_frame_on() {
+    let mut w = World::new();
+    let (ann, tracks) = w.join_with("ann", &[pb::TrackKind::Camera, pb::TrackKind::CameraSmall]);
+    let ((bob, _), (eve, _)) = (w.join_with("bob", &[]), w.join_with("eve", &[]));
+    let [full, small] = tracks[..] else { panic!("two tracks") };
+    let video = |track, frame, back| datagram(MediaKind::Video, track, frame, back);
+    assert_eq!(w.send(ann, video(full, 0, 0)), [bob, eve]);
+    let tile = pb::Tile { participant: ann.0, height: 180 };
+    w.control(bob, pb::client_control::Body::View(pb::View { tiles: vec![tile] }));
+    let told: Vec<_> = w.drain();
+    let bodies = [
+        pb::relay_control::Body::Wanted(pb::Wanted { track: small, wanted: true }),
+        pb::relay_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track: small, decoded: None }),
+    ];
+    assert_eq!(told, bodies.map(|body| Output::Control(ann, pb::RelayControl { body: Some(body) })));
+    assert_eq!(w.send(ann, video(full, 2, 2)), [bob, eve]);
+    // In three fragments, of which the first comes last.
+    let part = |index| MediaHeader { index, count: 3, ..video(small, 0, 0) };
+    for index in [2, 1, 0] {
+        assert_eq!(w.send(ann, part(index)), [bob]);
+    }
+    assert_eq!(w.send(ann, video(full, 4, 2)), [eve]);
+    assert_eq!(w.send(ann, video(small, 2, 2)), [bob]);
+    w.pass(400);
+    w.control(bob, pb::client_control::Body::View(pb::View::default()));
+    assert_eq!(w.asked(ann), [(full, None)]);
+    w.pass(6000);
+    w.room.handle_timeout(w.now);
+    assert!(w.drain().is_empty(), "bob still sees it");
+    assert_eq!(w.send(ann, MediaHeader { count: 2, ..video(full, 6, 0) }), [bob, eve]);
+    assert_eq!(w.send(ann, video(small, 4, 2)), []);
+    let hold = w.room.poll_timeout().expect("the small track is held for a while");
+    assert_eq!(hold, w.now + Duration::from_secs(5));
+    w.room.handle_timeout(hold);
+    let unwanted = pb::relay_control::Body::Wanted(pb::Wanted { track: small, wanted: false });
+    assert_eq!(w.drain(), [Output::Control(ann, pb::RelayControl { body: Some(unwanted) })]);
+}
+
+#[test]
+fn a_joiner_is_shown_two_temporal_layers_and_a_thin_one_without_the_upper() {
+    let mut w = World::new();
+    let (ann, tracks) = w.join_with("ann", &[pb::TrackKind::Camera]);
+    let (bob, _) = w.join("bob");
+    let frames = |w: &mut World, ms: u64, from: u32| {
+        for n in 0..ms / 40 {
+            let frame = from + n as u32;
+            let back = if n == 0 { 0 } else { 2 - (frame % 2) as u16 };
+            let media = datagram(MediaKind::Video, tracks[0], frame, back).datagram(&[1; 1000]);
+            w.room.handle_media(w.now, ann, &Media::parse(media.freeze()).expect("valid"));
+            w.pass(40);
+        }
+    };
+    frames(&mut w, 1000, 0);
+    frames(&mut w, 400, 100);
+    w.drain();
+    let (eve, _) = w.join("eve");
+    assert_eq!(media_to(&w.drain(), eve), 10);
+    // 200 kb/s, 100 of them without the upper layer.
+    for kbps in [1000, 130] {
+        w.room.handle_budget(w.now, bob, Bitrate::from_kbps(kbps));
+    }
+    let hide = |w: &mut World, height| {
+        let tile = pb::Tile { participant: ann.0, height };
+        w.control(bob, pb::client_control::Body::View(pb::View { tiles: vec![tile] }));
+    };
+    w.drain();
+    hide(&mut w, 0);
+    hide(&mut w, 500);
+    let outputs = w.drain();
+    assert_eq!((media_to(&outputs, bob), key_frame_requests(&outputs, ann)), (5, 0));
+    w.pass(600);
+    hide(&mut w, 0);
+    hide(&mut w, 500);
+    let outputs = w.drain();
+    assert_eq!((media_to(&outputs, bob), key_frame_requests(&outputs, ann)), (0, 1));
+}
+
+#[test]
+fn speakers_hear_of_their_worst_listener() {
+    let mut w = World::new();
+    let (ann, _) = w.join_with("ann", &[pb::TrackKind::Microphone]);
+    let (bob, _) = w.join_with("bob", &[]);
+    w.room.handle_loss(w.now, bob, 100, 60);
+    let told = |loss_permille, burst_ms| {
+        let body = pb::relay_control::Body::Audience(pb::Audience { loss_permille, burst_ms });
+        Output::Control(ann, pb::RelayControl { body: Some(body) })
+    };
+    assert_eq!(w.drain(), [told(100, 60)]);
+    w.pass(100);
+    w.room.handle_loss(w.now, ann, 500, 500);
+    assert_eq!(w.drain(), [], "her own way matters to nobody who speaks");
+    w.room.leave(w.now, bob, pb::LeaveReason::Lost);
+    w.drain();
+    let due = w.room.poll_timeout().expect("a second later");
+    assert_eq!(due, w.now + Duration::from_millis(900));
+    w.room.handle_timeout(due);
+    assert_eq!(w.drain(), [told(0, 0)]);
+    assert_eq!(w.room.poll_timeout(), None);
+}
+
 #[test]
 fn chat_has_one_order_and_late_joiners_get_it_all() {
     let mut w = World::new();
@@ -285,6 +502,8 @@ enum Step {
     KeyFrame(u8, u16),
     Chat(u8, u8),
     Subscribe(u8, bool, bool),
+    View(u8, u8, u16),
+    Hop(u8, u16, u16),
     Pass(u16),
 }
 
@@ -296,6 +515,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), 0_u16..40).prop_map(|(a, b)| Step::KeyFrame(a, b)),
         2 => any::<(u8, u8)>().prop_map(|(a, b)| Step::Chat(a, b)),
         1 => any::<(u8, bool, bool)>().prop_map(|(a, b, c)| Step::Subscribe(a, b, c)),
+        2 => (any::<u8>(), any::<u8>(), 0_u16..500).prop_map(|(a, b, c)| Step::View(a, b, c)),
+        2 => (any::<u8>(), 0_u16..2000, any::<u16>()).prop_map(|(a, b, c)| Step::Hop(a, b, c)),
         2 => (0_u16..1000).prop_map(Step::Pass),
     ]
 }
@@ -333,6 +554,14 @@ proptest! {
                 Step::Chat(n, id) if !people.is_empty() => w.say(people[at(n)].0, id),
                 Step::Subscribe(n, audio, video) if !people.is_empty() => {
                     w.control(people[at(n)].0, pb::client_control::Body::Subscriptions(pb::Subscriptions { audio, video }));
+                }
+                Step::View(n, m, height) if !people.is_empty() => {
+                    let tile = pb::Tile { participant: people[at(m)].0.0, height: height.into() };
+                    w.control(people[at(n)].0, pb::client_control::Body::View(pb::View { tiles: vec![tile] }));
+                }
+                Step::Hop(n, kbps, loss) if !people.is_empty() => {
+                    w.room.handle_budget(w.now, people[at(n)].0, Bitrate::from_kbps(kbps.into()));
+                    w.room.handle_loss(w.now, people[at(n)].0, loss.into(), loss.into());
                 }
                 Step::Pass(ms) => {
                     w.pass(ms.into());

@@ -494,8 +494,9 @@ impl Session {
         let gap = self.lost_at.take().map(|t| now.saturating_duration_since(t));
         self.event(Event::Joined { me, gap });
         for peer in welcome.others.into_iter().filter_map(peer).take(MAX_PARTICIPANTS - 1) {
-            self.peers.insert(peer.id, peer.clone());
-            self.event(Event::PeerJoined(peer));
+            if self.peers.insert(peer.id, peer.clone()).is_none() {
+                self.event(Event::PeerJoined(peer));
+            }
         }
         // The relay may be another process with another clock than before.
         (self.clock, self.published_clock) = (ClockSync::default(), None);

@@ -269,6 +269,15 @@ fn a_relay_cannot_make_up_more_people_than_a_room_holds() {
 }
 
 #[test]
+fn who_is_told_of_twice_is_there_once() {
+    let mut s = Session::new(settings());
+    drain(&mut s);
+    welcome(&mut s, Instant::now(), 1, &[(2, "bob"), (2, "bob")]);
+    let joined = |e: &Event| matches!(e, Event::PeerJoined(_));
+    assert_eq!(events(&mut s).iter().filter(|e| joined(e)).count(), 1);
+}
+
+#[test]
 fn an_author_has_a_name_that_can_be_shown() {
     let mut s = joined(Instant::now());
     for (seq, name) in [(1, "bob"), (2, "\u{1b}[2J"), (3, "")] {
@@ -294,6 +303,74 @@ fn only_our_own_tracks_are_asked_of_us() {
         );
     }
     assert_eq!(events(&mut s), [Event::RefreshRequested(TrackId(10), None)]);
+}
+
+#[test]
+fn what_is_asked_of_our_tracks_is_passed_on() {
+    use pb::relay_control::Body;
+    let now = Instant::now();
+    let mut s = joined(now);
+    let decoded = Some(7);
+    relay(&mut s, now, Body::KeyFrameRequest(pb::KeyFrameRequest { track: 10, decoded }));
+    relay(&mut s, now, Body::Wanted(pb::Wanted { track: 10, wanted: true }));
+    relay(&mut s, now, Body::Wanted(pb::Wanted { track: 20, wanted: true }));
+    relay(&mut s, now, Body::Audience(pb::Audience { loss_permille: 30, burst_ms: 40 }));
+    let track = TrackId(10);
+    assert_eq!(
+        events(&mut s),
+        [
+            Event::RefreshRequested(track, Some(FrameId(7))),
+            Event::TrackWanted(track, true),
+            Event::Audience { loss_permille: 30, burst_ms: 40 }
+        ]
+    );
+    s.request_refresh(TrackId(20), Some(FrameId(3)));
+    let request = pb::KeyFrameRequest { track: 20, decoded: Some(3) };
+    let body = Some(pb::client_control::Body::KeyFrameRequest(request));
+    assert_eq!(drain(&mut s), [Output::Control(pb::ClientControl { body })]);
+}
+
+fn views(s: &mut Session) -> Vec<Vec<(u32, u32)>> {
+    let view = |o: Output| match o {
+        Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::View(v)) }) => {
+            Some(v.tiles.iter().map(|t| (t.participant, t.height)).collect())
+        }
+        _ => None,
+    };
+    drain(s).into_iter().filter_map(view).collect()
+}
+
+#[test]
+fn the_view_is_told_when_it_changes_but_not_with_each_pixel() {
+    let mut now = Instant::now();
+    let mut s = joined(now);
+    let view = |height| vec![(ParticipantId(3), 90), (ParticipantId(2), height)];
+    s.set_view(now, view(1));
+    assert_eq!(views(&mut s), [[(2, 1), (3, 90)]]);
+    for height in 2..=100 {
+        now += Duration::from_millis(16);
+        s.set_view(now, view(height));
+        s.handle_timeout(now, MediaTime::default());
+    }
+    let told = views(&mut s);
+    assert!((6..=8).contains(&told.len()), "{} times", told.len());
+    while told.last() != Some(&vec![(2, 100), (3, 90)]) {
+        now = s.poll_timeout().expect("something is left to be told");
+        s.handle_timeout(now, MediaTime::default());
+        if let [last] = &views(&mut s)[..] {
+            assert_eq!(last[..], [(2, 100), (3, 90)]);
+            break;
+        }
+    }
+    now += Duration::from_secs(1);
+    s.set_view(now, view(100));
+    assert_eq!(views(&mut s).len(), 0, "no news");
+    s.handle_disconnected(now, Loss::Network("lost".into()));
+    s.set_view(now, view(101));
+    s.handle_timeout(now + FIRST_RETRY, MediaTime::default());
+    assert_eq!(views(&mut s).len(), 0);
+    welcome(&mut s, now + FIRST_RETRY, 1, &[(2, "bob")]);
+    assert_eq!(views(&mut s), [[(2, 101), (3, 90)]], "the relay may be another");
 }
 
 #[test]

@@ -52,15 +52,16 @@ impl Budget {
         (self.told.is_some() && carries < percent(self.settled.bps(), FULL_PERCENT)).then_some(carries)
     }
 
-    /// What the best choices take now. Returns it when the hop should be told.
+    /// What the best choices take now. Returns it when the hop, once it has said something, should be told.
     pub(crate) fn news(&mut self, now: Instant, wanted: Bitrate) -> Option<Bitrate> {
+        let carries = self.carries?;
         let told = self.told.map_or(0, Bitrate::bps);
         let same = wanted.bps().abs_diff(told) <= told / NEWS_FRACTION;
         if self.told.is_some() && same {
             return None;
         }
         if self.told.is_none() {
-            self.settled = self.carries.unwrap_or_default();
+            self.settled = carries;
         }
         self.told = Some(wanted);
         if wanted <= self.settled {

@@ -1,5 +1,7 @@
 //! What a receiver may be sent of a camera, and what that takes.
 
+use std::time::Instant;
+
 use super::Source;
 use crate::room::meter::Rates;
 use crate::units::Bitrate;
@@ -76,7 +78,7 @@ pub(crate) struct Costs {
 
 impl Costs {
     /// A silent camera takes nothing; a small track that is not sent is taken for a part of the full one.
-    pub(crate) fn of(source: &Source, now: std::time::Instant) -> Self {
+    pub(crate) fn of(source: &Source, now: Instant) -> Self {
         let full = source.full.meter.rates(now).unwrap_or_default();
         let part = |rate: Bitrate| Bitrate::from_bps(rate.bps() / FULL_PER_SMALL);
         let guess = Rates { all: part(full.all), base: part(full.base) };

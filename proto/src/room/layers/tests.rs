@@ -182,7 +182,7 @@ fn without_a_budget_everybody_gets_the_best() {
 #[test]
 fn one_slow_receiver_changes_nothing_for_the_others() {
     let mut w = World::new(4, true);
-    (0..4).for_each(|n| drop(w.carries.insert(id(n), KBPS(3000))));
+    w.carries = (0..4).map(|n| (id(n), KBPS(3000))).collect();
     w.run(3000);
     let wanted: Vec<Output> = w.take();
     assert!(wanted.contains(&Output::VideoWanted(id(3), KBPS(500))), "before anything is measured");
@@ -224,7 +224,7 @@ fn the_costliest_is_lowered_at_once_and_raised_step_by_step() {
     w.run(120);
     assert_eq!([w.choice(0, 1), w.choice(0, 2)], [Choice::Small; 2]);
     // 750 kb/s would be more than 85 %.
-    w.carries.insert(id(0), KBPS(850));
+    w.carries.insert(id(0), KBPS(820));
     w.run(10_000);
     assert_eq!([w.choice(0, 1), w.choice(0, 2)], [Choice::Small; 2]);
     w.carries.insert(id(0), KBPS(950));
@@ -298,7 +298,7 @@ fn a_budget_that_is_all_that_was_asked_for_is_no_limit() {
         let of = |o: Output| {
             if let Output::VideoWanted(to, rate) = o { (to == id(0)).then_some(rate) } else { None }
         };
-        outputs.into_iter().filter_map(of).last()
+        outputs.into_iter().rev().find_map(of)
     };
     // A hop that probes for what it is told and not for more.
     w.carries.insert(id(0), KBPS(500));
@@ -356,7 +356,7 @@ fn a_key_frame_that_does_not_come_is_asked_for_again_while_pictures_come() {
     w.cameras[1].small_on = false;
     w.take();
     w.run(2000);
-    assert_eq!(w.take(), [Output::KeyFrame(small(1)); 4]);
+    assert_eq!(w.take(), [Output::KeyFrame(small(1)); 3]);
     assert_eq!(w.layers.poll_timeout(), None, "nothing is asked of a camera that is off");
     assert!(!w.layers.cares(w.now - Duration::from_secs(1), id(0), full(1)), "it is about to be replaced");
     assert!(w.layers.cares(w.now, id(0), full(1)), "or not");
@@ -405,7 +405,7 @@ fn a_small_track_is_wanted_for_a_while_after_its_last_receiver() {
     w.view(0, &[(1, 100)]);
     w.run(400);
     w.view(0, &[]);
-    w.run(5000);
+    w.run(4800);
     assert_eq!(wanted(w.take()), [], "used again in time");
     w.run(400);
     assert_eq!(wanted(w.take()), [false]);
