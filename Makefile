@@ -1,12 +1,12 @@
 # make            build the programs into target/release
 # make help       the other targets
 #
-# Variables: CAMERA and MIC (demo), BENCH (bench), FUZZ_SECONDS (fuzz), DEPS=no (install no system packages).
+# Variables: CAMERA and MIC (demo), BENCH (bench; also 'call --profile loss5' and the like), FUZZ_SECONDS (fuzz), DEPS=no (install no system packages).
 
 CARGO ?= cargo
 DEPS ?= yes
 FUZZ_SECONDS ?= 30
-BENCH ?= call
+BENCH ?= table
 # Exactly the versions of Cargo.lock, and one profile for everything: see Cargo.toml.
 FLAGS := --release --locked --workspace
 
@@ -33,7 +33,7 @@ demo: ## one call on this machine; CAMERA=… and MIC=… choose the devices
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-demo $(if $(CAMERA),--camera '$(CAMERA)') $(if $(MIC),--mic '$(MIC)')
 
-bench: ## figures of a real call; BENCH='call --profile loss5' and the like measure others
+bench: ## calls on all networks into docs/bench.md, takes an hour; BENCH='table --only loss5' and the like measure less
 	$(call deps,test)
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-bench $(BENCH)

@@ -118,7 +118,7 @@ fn steps(record: &Record) -> String {
         let name = Metric::find(key).map_or(*key, |metric| metric.name);
         text += &line(&[name, &cell(record, key), vp8, av1]);
     }
-    text + "\nWhat did not happen within its phase is said to have taken all of it.\n"
+    text + "\nA minute says that it did not happen within its phase.\n"
 }
 
 /// The rows that have any of these figures.
@@ -197,7 +197,13 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "Four of whom one has a bad line",
-        &["others_frames_percent", "others_sent_percent", "others_concealed_more", "fps", "frozen_percent"],
+        &[
+            "others_frames_percent",
+            "others_sent_change_percent",
+            "others_concealed_more",
+            "fps",
+            "frozen_percent",
+        ],
     ),
 ];
 
