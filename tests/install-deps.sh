@@ -29,6 +29,7 @@ run   fonts-dejavu-core   font              text in the window
 run   xvfb            cmd:Xvfb        a display where there is none
 run   pulseaudio      cmd:pulseaudio  sound devices where there are none
 run   pulseaudio-utils    cmd:parec   plays and records there
+run   espeak-ng       cmd:espeak-ng   speaks where no person does, for measuring speech
 END
 }
 

@@ -162,6 +162,8 @@ const BARS: &[Bar] = &[
     least("loss10 clip", "psnr_median_db", 38.0),
     most("loss20 clip", "psnr_low", 0.0),
     most("lossyburst clip", "psnr_low", 0.0),
+    least("loss20 speech", "stoi", 0.9),
+    least("lossyburst speech", "stoi", 0.75),
 ];
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Resul
     measured.set("others_sent_change_percent", change.fold(0.0, f64::max));
     measured.set("others_concealed_more", after.concealed - before.concealed);
     measured.set("fps", after.last.fps);
-    measured.set("frozen_percent", after.last.frozen);
     measured.set("concealed_percent", after.last.concealed);
     measured.set("sent_kbps", after.last.sent);
     measured.set("client_cpu_percent", after.client_cpu);
@@ -53,7 +52,6 @@ struct Seen {
 /// What the impaired client saw and heard, the mean of the others, and what it sent.
 struct Last {
     fps: f64,
-    frozen: f64,
     concealed: f64,
     sent: f64,
 }
@@ -96,7 +94,6 @@ impl Seen {
             concealed: mean(&concealed) / 10.0,
             last: Last {
                 fps: of_all("video", "frames"),
-                frozen: of_all("video", "freeze_ms") / 10.0,
                 concealed: of_all("audio", "concealed_ms") / 10.0,
                 sent: sent(&last[0], &window),
             },

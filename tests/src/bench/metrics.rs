@@ -87,6 +87,7 @@ pub(super) const METRICS: &[Metric] = &[
     Metric::new("psnr_low", "pictures below 25 dB", 0),
     Metric::new("mouth_to_ear_p50_ms", "mouth to ear p50, ms", 1),
     Metric::new("mouth_to_ear_p95_ms", "mouth to ear p95, ms", 1),
+    Metric::new("stoi", "speech understood (STOI)", 3),
     Metric::new("chirps", "chirps heard, both ways", 0),
     Metric::new("concealed_percent", "sound invented, %", 2),
     Metric::new("repaired_percent", "sound repaired, %", 2),
