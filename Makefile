@@ -1,7 +1,7 @@
 # make            build the programs into target/release
 # make help       the other targets
 #
-# Variables: CAMERA and MIC (demo), BENCH (bench; also 'call --profile loss5' and the like), FUZZ_SECONDS (fuzz), DEPS=no (install no system packages).
+# Variables: CAMERA and MIC (demo), BENCH (bench), FUZZ_SECONDS (fuzz), DEPS=no (install no system packages).
 
 CARGO ?= cargo
 DEPS ?= yes
