@@ -6,7 +6,7 @@
 CARGO ?= cargo
 DEPS ?= yes
 FUZZ_SECONDS ?= 30
-BENCH ?= call
+BENCH ?= table
 # Exactly the versions of Cargo.lock, and one profile for everything: see Cargo.toml.
 FLAGS := --release --locked --workspace
 
@@ -33,7 +33,7 @@ demo: ## one call on this machine; CAMERA=… and MIC=… choose the devices
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-demo $(if $(CAMERA),--camera '$(CAMERA)') $(if $(MIC),--mic '$(MIC)')
 
-bench: ## figures of a real call; BENCH='call --profile loss5' and the like measure others
+bench: ## calls on all networks into docs/bench.md, takes an hour; BENCH='table --only loss5' and the like measure less
 	$(call deps,test)
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-bench $(BENCH)

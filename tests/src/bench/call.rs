@@ -13,7 +13,7 @@ use vchat_proto::stats::Distribution;
 
 use super::chat::Chat;
 use super::metrics::Measured;
-use super::options::{Display, Setup, Source};
+use super::options::{Display, Setup, Source, Voice};
 use super::pixels::{Pictures, Shown};
 use super::sound::{Heard, Sound};
 use super::stage::{NAMES, Party, Stage, WARM_UP};
@@ -30,7 +30,7 @@ pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Resul
     let mut bob = stage.join(1, setup)?;
     let first = bob.wait_for_pictures(1)?;
     ann.wait_for_pictures(1)?;
-    let sound = Sound::start(&stage)?;
+    let sound = Sound::start(&stage, setup.voice)?;
     thread::sleep(WARM_UP);
 
     let processes = [ann.process.id(), bob.process.id(), stage.relay.id()];
@@ -57,7 +57,13 @@ pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Resul
     measured.set("client_cpu_percent", 50.0 * (window.cpu[0] + window.cpu[1]));
     measured.set("relay_cpu_percent", 100.0 * window.cpu[2]);
     tell(&mut measured, &parties, &window);
-    listen(&mut measured, &heard, &window, time)?;
+    match setup.voice {
+        Voice::Chirps => listen(&mut measured, &heard, &window, time)?,
+        Voice::Speech => {
+            let understood = heard.each_ref().map(|direction| direction.understood(window.begin, time));
+            measured.set("stoi", f64::midpoint(understood[0], understood[1]));
+        }
+    }
     measured.set("line_up_kbps", traffic.up_kbps());
     measured.set("line_down_kbps", traffic.down_kbps());
     measured.set("link_used_percent", setup.profile.rate().and_then(|rate| traffic.used_percent(rate)));

@@ -17,16 +17,18 @@ use super::stage::{Party, Stage, WARM_UP};
 pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Result<Measured> {
     let [before, after] =
         [Seen::of_call(setup, Profile::Clean, time, seed)?, Seen::of_call(setup, setup.profile, time, seed)?];
-    let least = |before: &[f64], after: &[f64]| {
-        let shares = before.iter().zip(after).map(|(before, after)| 100.0 * after / before.max(f64::EPSILON));
-        shares.fold(f64::INFINITY, f64::min)
+    let percent = |before: &[f64], after: &[f64]| -> Vec<f64> {
+        before.iter().zip(after).map(|(before, after)| 100.0 * after / before.max(f64::EPSILON)).collect()
     };
+    let frames = percent(&before.frames, &after.frames);
+    let sent = percent(&before.sent, &after.sent);
     let mut measured = Measured::default();
-    measured.set("others_frames_percent", least(&before.frames, &after.frames));
-    measured.set("others_sent_percent", least(&before.sent, &after.sent));
+    measured.set("others_frames_percent", frames.into_iter().fold(f64::INFINITY, f64::min));
+    // More is no better: it is what key frames for the impaired one cost all of them.
+    let change = sent.into_iter().map(|sent| (sent - 100.0).abs());
+    measured.set("others_sent_change_percent", change.fold(0.0, f64::max));
     measured.set("others_concealed_more", after.concealed - before.concealed);
     measured.set("fps", after.last.fps);
-    measured.set("frozen_percent", after.last.frozen);
     measured.set("concealed_percent", after.last.concealed);
     measured.set("sent_kbps", after.last.sent);
     measured.set("client_cpu_percent", after.client_cpu);
@@ -50,7 +52,6 @@ struct Seen {
 /// What the impaired client saw and heard, the mean of the others, and what it sent.
 struct Last {
     fps: f64,
-    frozen: f64,
     concealed: f64,
     sent: f64,
 }
@@ -93,7 +94,6 @@ impl Seen {
             concealed: mean(&concealed) / 10.0,
             last: Last {
                 fps: of_all("video", "frames"),
-                frozen: of_all("video", "freeze_ms") / 10.0,
                 concealed: of_all("audio", "concealed_ms") / 10.0,
                 sent: sent(&last[0], &window),
             },

@@ -9,6 +9,7 @@
 //! | `group` | one call of four of whom one has a bad line |
 //! | `pixels`, `clip` | delay and freezes of pictures; a film to compare pictures with |
 //! | `sound`, `chirps` | gaps and delay of sound |
+//! | `speech`, `stoi` | somebody who speaks, and how well that is understood |
 //! | `traffic`, `chat`, `cpu` | bytes on the lines, messages, time computed |
 //! | `outages`, `step` | how a call recovers, how it follows the rate of a link |
 //! | `metrics` | all figures by name |
@@ -42,6 +43,7 @@ mod profile;
 mod report;
 mod resident;
 mod sound;
+mod speech;
 mod stage;
 mod step;
 pub mod stoi;

@@ -32,6 +32,9 @@ pub struct CallOptions {
     /// The most a camera may send, such as 700k [default: the client's own]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     max_bitrate: Option<Bitrate>,
+    /// What is said: chirps, whose delay can be told, or speech, of which is told how well it is understood
+    #[arg(long, default_value = "chirps")]
+    voice: Voice,
     /// Where pictures go: files (delay read from the pixels) or windows on a display without a screen (delay as the
     /// clients say)
     #[arg(long, default_value = "files")]
@@ -73,7 +76,15 @@ pub(super) struct Setup {
     pub(super) fps: u32,
     pub(super) source: Source,
     pub(super) max_bitrate: Option<Bitrate>,
+    pub(super) voice: Voice,
     pub(super) display: Display,
+}
+
+/// What is played into microphones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Voice {
+    Chirps,
+    Speech,
 }
 
 /// What cameras show.
@@ -120,6 +131,7 @@ impl CallOptions {
             fps: self.fps,
             source: self.source.unwrap_or_else(|| profile.source()),
             max_bitrate: self.max_bitrate.or_else(|| profile.max_bitrate()),
+            voice: self.voice,
             display: self.display,
             ..Setup::new(profile)
         };
@@ -151,6 +163,7 @@ impl Setup {
             fps: 30,
             source: profile.source(),
             max_bitrate: profile.max_bitrate(),
+            voice: Voice::Chirps,
             display: Display::Files,
         }
     }
@@ -160,22 +173,29 @@ impl Setup {
         Self { source: Source::Clip, max_bitrate: Some(COMPARED_BITRATE), ..Self::new(profile) }
     }
 
+    /// The call on a network in which people speak.
+    pub(super) const fn spoken(profile: Profile) -> Self {
+        Self { voice: Voice::Speech, ..Self::new(profile) }
+    }
+
     /// The kinds of calls that the table has, in its order.
     pub(super) fn table() -> Vec<Self> {
         let compared =
             [Profile::Clean, Profile::Loss5, Profile::Loss10, Profile::Loss20, Profile::Lossyburst];
         let usual = Profile::value_variants().iter().map(|profile| Self::new(*profile));
-        usual.chain(compared.map(Self::compared)).collect()
+        let spoken = [Profile::Clean, Profile::Loss20, Profile::Lossyburst];
+        usual.chain(compared.map(Self::compared)).chain(spoken.map(Self::spoken)).collect()
     }
 
     /// What the table and its bars call it; `None` for a call that is not there.
     pub(super) fn row(&self) -> Option<String> {
         let name = self.profile.name();
-        if *self == Self::new(self.profile) {
-            Some(name)
-        } else {
-            (*self == Self::compared(self.profile)).then(|| format!("{name} clip"))
-        }
+        let kinds = [
+            (Self::new(self.profile), ""),
+            (Self::compared(self.profile), " clip"),
+            (Self::spoken(self.profile), " speech"),
+        ];
+        kinds.iter().find(|(setup, _)| setup == self).map(|(_, kind)| name + kind)
     }
 
     /// Such as `360p30 aom`.
@@ -191,6 +211,9 @@ impl fmt::Display for Setup {
         write!(f, "{profile}, {width}x{height} at {} fps, {}", self.fps, self.encoder.name())?;
         if self.source == Source::Clip {
             f.write_str(", clip")?;
+        }
+        if self.voice == Voice::Speech {
+            f.write_str(", speech")?;
         }
         if let Some(rate) = self.max_bitrate {
             write!(f, ", at most {} kb/s", rate.kbps())?;

@@ -118,18 +118,18 @@ fn steps(record: &Record) -> String {
         let name = Metric::find(key).map_or(*key, |metric| metric.name);
         text += &line(&[name, &cell(record, key), vp8, av1]);
     }
-    text + "\nWhat did not happen within its phase is said to have taken all of it.\n"
+    text + "\nA minute says that it did not happen within its phase.\n"
 }
 
-/// The rows that have any of these figures.
+/// The rows that have the first of these figures.
 fn section(records: &[Record], keys: &[&str]) -> String {
     let names = keys.iter().map(|key| Metric::find(key).map_or(*key, |metric| metric.name));
     let mut text = header(&std::iter::once("call").chain(names).collect::<Vec<_>>());
-    for record in records.iter().filter(|r| keys.iter().any(|key| r.figures.contains_key(*key))) {
-        let cells: Vec<_> = keys.iter().map(|key| cell(record, key)).collect();
-        text += &line(
-            &std::iter::once(record.row.as_str()).chain(cells.iter().map(String::as_str)).collect::<Vec<_>>(),
-        );
+    let has = |record: &&Record| keys.first().is_some_and(|key| record.figures.contains_key(*key));
+    for record in records.iter().filter(has) {
+        let cells = keys.iter().map(|key| cell(record, key));
+        let cells: Vec<String> = std::iter::once(record.row.clone()).chain(cells).collect();
+        text += &line(&cells.iter().map(String::as_str).collect::<Vec<_>>());
     }
     text
 }
@@ -191,13 +191,20 @@ const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Quality of pictures", &["psnr_median_db", "psnr_min_db", "psnr_low", "sent_kbps"]),
+    ("Speech understood", &["stoi", "concealed_percent", "repaired_percent", "sent_kbps"]),
     (
         "After outages",
         &["picture_back_ms", "picture_back_max_ms", "sound_back_ms", "sound_back_max_ms", "sound_gap_ms"],
     ),
     (
         "Four of whom one has a bad line",
-        &["others_frames_percent", "others_sent_percent", "others_concealed_more", "fps", "frozen_percent"],
+        &[
+            "others_frames_percent",
+            "others_sent_change_percent",
+            "others_concealed_more",
+            "fps",
+            "frozen_percent",
+        ],
     ),
 ];
 

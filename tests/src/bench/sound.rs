@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use vchat_proto::stats::Distribution;
 
-use super::chirps;
+use super::options::Voice;
 use super::stage::{NAMES, Stage};
+use super::stoi::stoi_of_call;
+use super::{chirps, speech};
 use crate::harness::{Process, Recording, SAMPLE_RATE};
 
-/// A sound file played into both microphones, and recordings at both mouths and ears.
+/// Chirps or speech played into both microphones, and recordings at both mouths and ears.
 pub(super) struct Sound {
     players: [Process; 2],
     /// Of each direction, mouth and ear: from the first client to the second, and back.
@@ -30,11 +32,14 @@ struct Track {
 }
 
 impl Sound {
-    /// Begins to play chirps and to record.
-    pub(super) fn start(stage: &Stage) -> anyhow::Result<Self> {
+    /// Begins to play and to record.
+    pub(super) fn start(stage: &Stage, voice: Voice) -> anyhow::Result<Self> {
         let sound = stage.sound.as_ref().context("a call with sound devices")?;
-        let train = stage.home.path().join(TRAIN);
-        chirps::write_train(&train, stage.limit.as_secs_f64())?;
+        let (file, seconds) = (stage.home.path().join(FILE), stage.limit.as_secs_f64());
+        match voice {
+            Voice::Chirps => chirps::write_train(&file, seconds)?,
+            Voice::Speech => speech::write(&file, seconds)?,
+        }
         let record = |mouth: &str, ear: &str| -> anyhow::Result<[Recording; 2]> {
             Ok([
                 sound.record(&format!("{mouth}_mic_in.monitor"))?,
@@ -42,7 +47,7 @@ impl Sound {
             ])
         };
         let recordings = [record(NAMES[0], NAMES[1])?, record(NAMES[1], NAMES[0])?];
-        let play = |name: &str| sound.play(&train, &format!("{name}_mic_in"));
+        let play = |name: &str| sound.play(&file, &format!("{name}_mic_in"));
         Ok(Self { players: [play(NAMES[0])?, play(NAMES[1])?], recordings })
     }
 
@@ -78,6 +83,11 @@ impl Heard {
         Ok(delays)
     }
 
+    /// How well the speech is understood that is heard from `begin` on for `time`, from 0 to 1.
+    pub(super) fn understood(&self, begin: Instant, time: Duration) -> f64 {
+        stoi_of_call(self.spoken.part(begin, time), self.heard.part(begin, time), SAMPLE_RATE)
+    }
+
     /// The longest time of silence at the ear from `begin` on for `time`, while there was sound at the mouth.
     pub(super) fn longest_gap(&self, begin: Instant, time: Duration) -> Duration {
         let quiet = SILENT * self.spoken.usual(begin, time);
@@ -98,14 +108,18 @@ impl Heard {
 }
 
 impl Track {
-    /// The loudness of each block of [`BLOCK`] samples, as root mean square.
-    fn levels(&self, begin: Instant, time: Duration) -> Vec<f32> {
+    /// The samples from `begin` on for `time`, as far as they are there.
+    fn part(&self, begin: Instant, time: Duration) -> &[f32] {
         let at =
             |seconds: f64| ((seconds.max(0.0) * f64::from(SAMPLE_RATE)) as usize).min(self.samples.len());
         let first = since(begin, self.begin);
-        let part = &self.samples[at(first)..at(first + time.as_secs_f64())];
+        &self.samples[at(first)..at(first + time.as_secs_f64())]
+    }
+
+    /// The loudness of each block of [`BLOCK`] samples, as root mean square.
+    fn levels(&self, begin: Instant, time: Duration) -> Vec<f32> {
         let level = |block: &[f32]| (block.iter().map(|s| s * s).sum::<f32>() / BLOCK as f32).sqrt();
-        part.chunks_exact(BLOCK).map(level).collect()
+        self.part(begin, time).chunks_exact(BLOCK).map(level).collect()
     }
 
     /// The usual loudness: the median.
@@ -122,7 +136,7 @@ fn since(time: Instant, origin: Instant) -> f64 {
     after - origin.saturating_duration_since(time).as_secs_f64()
 }
 
-const TRAIN: &str = "chirps.wav";
+const FILE: &str = "spoken.wav";
 /// 5 ms, two periods of the tone between the chirps: shorter ones would swing with it.
 const BLOCK: usize = SAMPLE_RATE as usize / 200;
 const BLOCK_TIME: Duration = Duration::from_millis(5);

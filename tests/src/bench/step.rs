@@ -11,7 +11,7 @@ use super::pixels::Shown;
 use super::profile::Profile;
 use super::traffic::Traffic;
 
-/// Measures the three phases of [`Profile::Step`]. What does not happen within its phase is said to take all of it.
+/// Measures the three phases of [`Profile::Step`]. What does not happen within its phase is said to take [`NEVER`].
 pub(super) fn measure(
     measured: &mut Measured,
     profile: Profile,
@@ -47,7 +47,7 @@ pub(super) fn measure(
 }
 
 /// How many seconds after `from` pictures have delays of at most `usual` again: half of those of the next [`AVERAGED`], as
-/// single ones are late at all times. At most `most`.
+/// single ones are late at all times. [`NEVER`] when that is not within `most`.
 fn back_after(delays: &[(i64, i64)], usual: i64, from: i64, most: Duration) -> f64 {
     let end = from + most.as_micros() as i64;
     let is_usual = |begin: i64| {
@@ -57,9 +57,11 @@ fn back_after(delays: &[(i64, i64)], usual: i64, from: i64, most: Duration) -> f
         all > 0 && fine * 2 >= all
     };
     let begins = (from..=end - AVERAGED).step_by(GRID);
-    begins.into_iter().find(|begin| is_usual(*begin)).map_or(end - from, |begin| begin - from) as f64 / 1e6
+    begins.into_iter().find(|begin| is_usual(*begin)).map_or(NEVER, |begin| (begin - from) as f64 / 1e6)
 }
 
+/// Seconds that no phase lasts and no bar allows.
+pub(super) const NEVER: f64 = 60.0;
 /// The rate in the middle, and the four fifths of the outer one that a call should come back to.
 const NARROW: Bitrate = Bitrate::from_kbps(500);
 const MOSTLY_WIDE: Bitrate = Bitrate::from_kbps(1600);
@@ -84,7 +86,7 @@ mod tests {
         let most = Duration::from_secs(5);
         assert!((back_after(&delays, 50_000, 2_000_000, most) - 0.6).abs() < 0.06);
         assert_eq!(back_after(&delays, 50_000, 4_000_000, most), 0.0);
-        assert_eq!(back_after(&delays, 30_000, 2_000_000, most), 5.0, "never");
-        assert_eq!(back_after(&[], 30_000, 2_000_000, most), 5.0, "nothing is shown");
+        assert_eq!(back_after(&delays, 30_000, 2_000_000, most), NEVER);
+        assert_eq!(back_after(&[], 30_000, 2_000_000, most), NEVER, "nothing is shown");
     }
 }

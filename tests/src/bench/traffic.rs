@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use vchat_proto::units::Bitrate;
 
+use super::step::NEVER;
 use crate::netem::{Counts, Report, Running};
 
 /// The counts of all lines, taken again and again while a call is measured.
@@ -46,8 +47,8 @@ impl Traffic {
         Some(100.0 * shares / rate.bps() as f64)
     }
 
-    /// How many seconds after `from` a client sent less than `rate`, on average over [`AVERAGED`]; at most until `to`. The mean
-    /// of all lines.
+    /// How many seconds after `from` a client sent less than `rate`, on average over [`AVERAGED`]; [`NEVER`] when that is not
+    /// until `to`. The mean of all lines.
     pub(super) fn below_after(&self, rate: Bitrate, from: Duration, to: Duration) -> Option<f64> {
         self.reached(from, to, |kbps| kbps < rate.bps() as f64 / 1e3)
     }
@@ -69,7 +70,7 @@ impl Traffic {
                 let bits = sent_bits(end.lines[line].up) - sent_bits(begin.lines[line].up);
                 is_it(bits / (end.at - begin.at).as_secs_f64() / 1e3)
             });
-            reached.next().map_or(to, |(begin, _)| begin.at).saturating_sub(from).as_secs_f64()
+            reached.next().map_or(NEVER, |(begin, _)| (begin.at - from).as_secs_f64())
         };
         (lines > 0).then(|| (0..lines).map(time).sum::<f64>() / lines as f64)
     }
@@ -128,7 +129,7 @@ mod tests {
         // 1.6 Mb/s when at least three quarters lie after the next one.
         near(traffic.below_after(Bitrate::from_kbps(500), s(3), s(6)), 1.0);
         near(traffic.above_after(Bitrate::from_kbps(1600), s(5), s(10)), 0.9);
-        near(traffic.above_after(Bitrate::from_kbps(2500), s(6), s(10)), 4.0);
+        near(traffic.above_after(Bitrate::from_kbps(2500), s(6), s(10)), NEVER);
         assert_eq!(Traffic::default().up_kbps(), None);
         assert_eq!(traffic.down_kbps(), Some(0.0));
     }
