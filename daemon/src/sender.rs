@@ -23,7 +23,7 @@ pub(crate) struct Ways {
 /// Takes media from the room as fast as it comes and hands it to QUIC as the hop to the receiver bears it ([`Sender`]); tells
 /// the room what that is. Ends with the connection.
 pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, mut ways: Ways) {
-    let mut sender = Sender::new(Instant::now(), Settings { start: START, video_max: START });
+    let mut sender = Sender::new(Instant::now(), Settings { start: START, video_max: FIRST_VIDEO });
     let mut told = Told::default();
     // The datagram at QUIC's door, which is closed: its own window is a fuse that rarely blows.
     let mut at_door: Option<Bytes> = None;
@@ -103,6 +103,8 @@ impl Told {
 }
 
 /// What a hop bears before it is known: sound, and a picture of somebody.
-const START: Bitrate = Bitrate::from_kbps(500);
+const START: Bitrate = Bitrate::from_kbps(300);
+/// What the room has to show, until it says more.
+const FIRST_VIDEO: Bitrate = Bitrate::from_kbps(1_000);
 /// Soon enough for the room to react to a narrow hop before its queue is felt.
 const TELL_EVERY: Duration = Duration::from_millis(100);

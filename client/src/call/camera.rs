@@ -192,6 +192,9 @@ impl Shared {
             for stream in &mut streams {
                 let started = Instant::now();
                 let wanted = demand.of(stream.encoding());
+                if wanted.is_paused() {
+                    continue;
+                }
                 match stream.encode(started, &captured, fps, wanted) {
                     Ok(frames) if frames.is_empty() => {}
                     Ok(frames) => {

@@ -70,6 +70,8 @@ pub struct Wanted {
     target_bps: AtomicU64,
     /// What the encoder would take at most, in bits a second; 0 before it has a picture.
     max_bps: AtomicU64,
+    /// Nobody wants it now.
+    paused: AtomicBool,
     key_frame: AtomicBool,
     /// With [`REFERENCE`], the newest frame that all receivers have.
     reference: AtomicU64,
@@ -236,6 +238,16 @@ impl Wanted {
     #[must_use]
     pub fn target(&self) -> Option<Bitrate> {
         Some(self.target_bps.load(Ordering::Relaxed)).filter(|bps| *bps > 0).map(Bitrate::from_bps)
+    }
+
+    /// Whether nobody wants this encoding now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// What the encoder would take at most.

@@ -54,8 +54,7 @@ impl Uplink {
         self.full = video(pb::TrackKind::Camera, true);
         self.small = video(pb::TrackKind::CameraSmall, false);
         let video_max = self.video_max();
-        let start = Bitrate::from_bps(video_max.bps() * 3 / 2).clamp(MIN_START, MAX_START);
-        self.sender = Some(Sender::new(now, hop::Settings { start, video_max }));
+        self.sender = Some(Sender::new(now, hop::Settings { start: START, video_max }));
         self.demand.full.want_key_frame();
         self.demand.hold.store(false, Ordering::Relaxed);
         self.demand.live.store(self.full.is_some(), Ordering::Relaxed);
@@ -137,10 +136,12 @@ impl Uplink {
 
     /// Somebody receives this track of ours, or nobody does any more.
     pub(crate) fn set_wanted(&mut self, track: TrackId, wanted: bool) {
-        if let Some(small) = self.small.as_mut().filter(|v| v.packetizer.track() == track) {
-            small.wanted = wanted;
-            if wanted {
-                self.demand.small.want_key_frame();
+        for (video, demand) in [(&mut self.full, &self.demand.full), (&mut self.small, &self.demand.small)] {
+            if let Some(video) = video.as_mut().filter(|v| v.packetizer.track() == track) {
+                video.wanted = wanted;
+                if wanted {
+                    demand.want_key_frame();
+                }
             }
         }
     }
@@ -190,9 +191,12 @@ impl Uplink {
         let target = sender.video_target();
         let refreshes: Vec<_> = std::iter::from_fn(|| sender.poll_refresh()).collect();
         // Whoever is shown the small pictures has no others, so they are not the first to suffer.
-        let small = small_max.min(Bitrate::from_bps(target.bps() / SMALL_SHARE));
+        let full_wanted = self.full.as_ref().is_some_and(|v| v.wanted);
+        let share = if full_wanted { SMALL_SHARE } else { 1 };
+        let small = small_max.min(Bitrate::from_bps(target.bps() / share));
         let full = Bitrate::from_bps(target.bps() - small.bps());
         self.demand.hold.store(hold, Ordering::Relaxed);
+        self.demand.full.set_paused(!full_wanted);
         self.demand.full.set_target(full);
         self.demand.small.set_target(small);
         refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.track, refresh.decoded));
@@ -200,7 +204,9 @@ impl Uplink {
 
     /// What all encodings would take.
     fn video_max(&self) -> Bitrate {
-        Bitrate::from_bps(self.demand.full.max().bps() + self.small_max().bps())
+        let full_wanted = self.full.as_ref().is_some_and(|v| v.wanted);
+        let full = if full_wanted { self.demand.full.max().bps() } else { 0 };
+        Bitrate::from_bps(full + self.small_max().bps())
     }
 
     /// What the small encoding would take, if somebody receives it.
@@ -222,5 +228,4 @@ const BACKLOG: Duration = Duration::from_millis(66);
 const SMALL_SHARE: u64 = 4;
 /// What to begin with, before anything is known: most networks bear this, and where there is more it is found within a
 /// second. What a narrow line does not bear stands in its queue for much longer.
-const MIN_START: Bitrate = Bitrate::from_kbps(300);
-const MAX_START: Bitrate = Bitrate::from_kbps(500);
+const START: Bitrate = Bitrate::from_kbps(300);

@@ -301,7 +301,7 @@ impl Sender {
     /// What video may take, payload only.
     #[must_use]
     pub fn video_target(&self) -> Bitrate {
-        let rest = self.estimator.target().bps().saturating_sub(self.shares.audio().bps());
+        let rest = self.estimator.target().bps().saturating_sub(self.audio().bps());
         let rest = rest.saturating_sub(rest / CHAT_SHARE);
         Bitrate::from_bps((rest as f64 * self.shares.pictures()) as u64).min(self.video_max)
     }
@@ -357,19 +357,28 @@ impl Sender {
     /// Everything on the wire that this hop could use.
     fn max(&self) -> Bitrate {
         let video = self.video_max.bps() as f64 / self.shares.pictures();
-        Bitrate::from_bps(video as u64 + self.shares.audio().bps().max(AUDIO_START.bps()))
+        Bitrate::from_bps(video as u64 + self.audio().bps().max(AUDIO_START.bps()))
     }
 
-    /// The first datagrams, among them the picture that somebody who joins waits for, are sent before anything is known.
+    /// What sound takes, or will take when it has begun.
+    fn audio(&self) -> Bitrate {
+        if self.next < UNKNOWN { AUDIO_START } else { self.shares.audio() }
+    }
+
     fn protection(&self, now: Instant) -> Protection {
         let Loss { rate, burst } = self.estimator.loss();
-        let rate = match self.next {
-            ..UNKNOWN => rate.max(FIRST_LOSS),
-            // What overflows a queue is lost for want of room: to send more would make it worse.
-            _ if self.congested_until > Some(now) => rate.min(FIRST_LOSS),
-            _ => rate,
-        };
+        // What overflows a queue is lost for want of room: to send more would make it worse.
+        let rate = if self.congested_until > Some(now) { rate.min(CONGESTED_LOSS) } else { rate };
         Protection::new(Loss { rate, burst }, self.round_trip())
+    }
+
+    /// The same for video. The first key frame, for which somebody who joins waits, is sent before anything is known.
+    fn video_protection(&self, now: Instant, importance: Importance) -> Protection {
+        if self.next < UNKNOWN && importance == Importance::Key {
+            let Loss { rate, burst } = self.estimator.loss();
+            return Protection::new(Loss { rate: rate.max(FIRST_LOSS), burst }, self.round_trip());
+        }
+        self.protection(now)
     }
 
     fn send_audio(&mut self, now: Instant) -> Bytes {
@@ -496,7 +505,7 @@ impl Sender {
             header if header.discardable => Importance::Higher,
             _ => Importance::Base,
         };
-        let protection = self.protection(now);
+        let protection = self.video_protection(now, importance);
         let rows = protection.rows(group.len(), importance);
         if rows == 0 {
             return;
@@ -719,6 +728,8 @@ const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// Datagrams until losses are known, and what is assumed so long.
 const UNKNOWN: u64 = 100;
 const FIRST_LOSS: f64 = 0.05;
+/// Of what is lost while a queue stands, so much at most counts as lost on its own.
+const CONGESTED_LOSS: f64 = 0.01;
 /// A queue so long is near what small routers hold.
 const CONGESTED: Duration = Duration::from_millis(80);
 /// Losses are averaged over two seconds.

@@ -211,7 +211,8 @@ fn on_a_good_path_only_media_and_few_reports_are_sent() {
         sent.other_bytes() < sent.media_bytes / 100,
         "the first pictures are protected, and one probe: {sent:?}"
     );
-    assert_eq!((totals.other_bytes, totals.restored, totals.resent), (sent.other_bytes(), 0, 0));
+    assert!(totals.other_bytes < sent.media_bytes / 100, "{totals:?}");
+    assert_eq!((totals.restored, totals.resent), (0, 0));
     assert!(hop.reports <= 210, "{} reports", hop.reports);
     assert_eq!(hop.sender.round_trip().as_millis(), 20);
 }

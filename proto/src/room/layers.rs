@@ -41,7 +41,8 @@ pub(crate) enum Output {
     Begin(ParticipantId, TrackId),
     /// Ask the owner of the track for a key frame.
     KeyFrame(TrackId),
-    /// Tell the owner of the small track whether anybody receives it.
+    /// Tell the owner of the track whether anybody receives it. A small one is not sent before somebody does, a full one until
+    /// all receive the small one.
     Wanted(ParticipantId, TrackId, bool),
     /// What the best choice of everything would take, payload only.
     VideoWanted(ParticipantId, Bitrate),
@@ -53,10 +54,6 @@ struct Source {
     owner: ParticipantId,
     full: Measured,
     small: Option<Measured>,
-    /// Whether the owner was told to send the small track.
-    told_wanted: bool,
-    /// Since when nobody receives the small track that is sent.
-    unused_since: Option<Instant>,
     routes: BTreeMap<ParticipantId, Route>,
 }
 
@@ -64,6 +61,10 @@ struct Source {
 struct Measured {
     track: TrackId,
     meter: Meter,
+    /// Whether the owner was told to send it, or does so unasked.
+    wanted: bool,
+    /// Since when nobody receives it though it is sent.
+    unused_since: Option<Instant>,
 }
 
 /// What a receiver is sent of a camera.
@@ -105,13 +106,12 @@ impl Layers {
         small: Option<TrackId>,
     ) {
         self.smalls.extend(small.map(|small| (small, full)));
-        let measured = |track| Measured { track, meter: Meter::default() };
+        let measured =
+            |track, wanted| Measured { track, meter: Meter::default(), wanted, unused_since: None };
         let mut source = Source {
             owner,
-            full: measured(full),
-            small: small.map(measured),
-            told_wanted: false,
-            unused_since: None,
+            full: measured(full, true),
+            small: small.map(|small| measured(small, false)),
             routes: BTreeMap::new(),
         };
         for (&to, receiver) in self.receivers.iter().filter(|(to, _)| **to != owner) {
@@ -226,10 +226,7 @@ impl Layers {
     /// Call when the time of [`Self::poll_timeout`] has come.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for source in self.cameras.values_mut() {
-            if source.unused_until().is_some_and(|t| t <= now) {
-                source.unused_since = None;
-                source.tell_wanted(false, &mut self.output);
-            }
+            source.stop_unused(now, &mut self.output);
         }
     }
 
@@ -254,6 +251,10 @@ impl Layers {
                 item.at = 0;
             }
         }
+        // What is shown anew must fit from the start.
+        if let Some(limit) = self.receivers.get_mut(&id).and_then(|r| r.budget.limit(now)) {
+            lower(&mut plan, limit);
+        }
         self.decide(now, id, plan);
     }
 
@@ -275,9 +276,12 @@ impl Layers {
         let Some(receiver) = self.receivers.get_mut(&id) else { return };
         let budget = &mut receiver.budget;
         let limit = budget.limit(now);
-        if lower(&mut plan, limit.unwrap_or(u64::MAX)) {
+        let bearable = limit.map_or(u64::MAX, |limit| percent(limit, BEARABLE_PERCENT));
+        let too_much = sum(&plan) > bearable;
+        if budget.is_over_for_long(now, too_much) && lower(&mut plan, limit.unwrap_or(u64::MAX)) {
             budget.lowered(now);
-        } else if budget.may_raise(now)
+        } else if !too_much
+            && budget.may_raise(now)
             && raise(&mut plan, limit.map_or(u64::MAX, |limit| percent(limit, RAISE_PERCENT)))
         {
             budget.raised(now);
@@ -337,27 +341,49 @@ impl Source {
         }
     }
 
-    /// Looks whether anybody receives the small track, or is to.
+    /// Looks whether anybody receives each track, or is to.
     fn note_use(&mut self, now: Instant, output: &mut VecDeque<Output>) {
-        let uses = |r: &Route| [r.sent, r.choice.layer()].contains(&Some(Layer::Small));
-        if self.routes.values().any(uses) {
-            self.unused_since = None;
-            self.tell_wanted(true, output);
-        } else if self.told_wanted && self.unused_since.is_none() {
-            self.unused_since = Some(now);
+        let uses = |layer| self.routes.values().any(|r| [r.sent, r.choice.layer()].contains(&Some(layer)));
+        let (full, small) = (uses(Layer::Full), uses(Layer::Small));
+        if let Some(measured) = &mut self.small {
+            output.extend(measured.note_use(now, small).map(|track| Output::Wanted(self.owner, track, true)));
+        }
+        // Whoever comes is to see a picture at once, so without anybody the full track goes on.
+        let full = full || !small;
+        output.extend(self.full.note_use(now, full).map(|track| Output::Wanted(self.owner, track, true)));
+    }
+
+    /// Has those tracks stopped that nobody has received for long enough.
+    fn stop_unused(&mut self, now: Instant, output: &mut VecDeque<Output>) {
+        for measured in self.small.iter_mut().chain([&mut self.full]) {
+            if measured.unused_until().is_some_and(|t| t <= now) {
+                (measured.unused_since, measured.wanted) = (None, false);
+                output.push_back(Output::Wanted(self.owner, measured.track, false));
+            }
         }
     }
 
     fn unused_until(&self) -> Option<Instant> {
-        Some(self.unused_since? + UNUSED_HOLD)
+        let small = self.small.as_ref().and_then(Measured::unused_until);
+        small.into_iter().chain(self.full.unused_until()).min()
+    }
+}
+
+impl Measured {
+    /// Notes whether anybody receives it. Returns the track when its owner must send it again.
+    fn note_use(&mut self, now: Instant, used: bool) -> Option<TrackId> {
+        if !used {
+            if self.wanted {
+                self.unused_since.get_or_insert(now);
+            }
+            return None;
+        }
+        self.unused_since = None;
+        (!std::mem::replace(&mut self.wanted, true)).then_some(self.track)
     }
 
-    fn tell_wanted(&mut self, wanted: bool, output: &mut VecDeque<Output>) {
-        if let Some(small) = &self.small
-            && std::mem::replace(&mut self.told_wanted, wanted) != wanted
-        {
-            output.push_back(Output::Wanted(self.owner, small.track, wanted));
-        }
+    fn unused_until(&self) -> Option<Instant> {
+        Some(self.unused_since? + UNUSED_HOLD)
     }
 }
 
@@ -432,6 +458,8 @@ fn sum(plan: &[Item]) -> u64 {
     plan.iter().map(|item| item.cost_at(item.at)).sum()
 }
 
+/// So much more than the budget is left to the hop, which drops single frames on which none depends; rates swing.
+const BEARABLE_PERCENT: u64 = 115;
 /// What may be taken up when more is tried: rates swing, and a fuller hop would be too full at once.
 const RAISE_PERCENT: u64 = 85;
 /// A key frame that does not come is asked for again; longer than most round trips and the time of an encoder to start.

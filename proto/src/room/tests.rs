@@ -345,8 +345,9 @@ fn a_joiner_is_shown_two_temporal_layers_and_a_thin_one_without_the_upper() {
     let (eve, _) = w.join("eve");
     assert_eq!(media_to(&w.drain(), eve), 10);
     // 200 kb/s, 100 of them without the upper layer.
-    for kbps in [1000, 130] {
-        w.room.handle_budget(w.now, bob, Bitrate::from_kbps(kbps));
+    w.room.handle_budget(w.now, bob, Bitrate::from_kbps(1000));
+    for ms in [0, 900] {
+        w.room.handle_budget(w.now + Duration::from_millis(ms), bob, Bitrate::from_kbps(130));
     }
     let hide = |w: &mut World, height| {
         let tile = pb::Tile { participant: ann.0, height };

@@ -16,6 +16,8 @@ pub(crate) struct Budget {
     /// When it was told more than `settled`.
     told_more_at: Option<Instant>,
     changed_at: Option<Instant>,
+    /// Since when more is sent than it bears.
+    over_since: Option<Instant>,
     /// The last time when more was tried, until less was needed.
     raised_at: Option<Instant>,
     /// How long to leave things as they are before more is tried.
@@ -30,6 +32,7 @@ impl Default for Budget {
             settled: Bitrate::default(),
             told_more_at: None,
             changed_at: None,
+            over_since: None,
             raised_at: None,
             hold: MIN_HOLD,
         }
@@ -72,6 +75,14 @@ impl Budget {
         Some(wanted)
     }
 
+    /// Whether more than it bears has been sent for so long that something must change; `over`: it is now.
+    pub(crate) fn is_over_for_long(&mut self, now: Instant, over: bool) -> bool {
+        if !over {
+            self.over_since = None;
+        }
+        over && now >= *self.over_since.get_or_insert(now) + OVER
+    }
+
     /// Whether it is time to try more.
     pub(crate) fn may_raise(&self, now: Instant) -> bool {
         self.changed_at.is_none_or(|t| now >= t + self.hold)
@@ -100,6 +111,8 @@ pub(crate) const fn percent(bps: u64, percent: u64) -> u64 {
     (bps as u128 * percent as u128 / 100) as u64
 }
 
+/// Estimates overshoot downwards for as long as a queue drains.
+const OVER: Duration = Duration::from_millis(800);
 /// Estimators need about that long to find that a hop carries twice as much.
 const GRACE: Duration = Duration::from_secs(2);
 /// Of what a hop was told to probe for: it found nothing in the way.
