@@ -67,7 +67,10 @@ impl Packetizer {
         let dependency =
             if key || self.kind == MediaKind::Audio { Dependency::None } else { Dependency::Back(1) };
         let number = self.next;
-        self.packetize_frame(&FrameInfo { number, dependency, temporal: 0, discardable: false, captured }, data)
+        self.packetize_frame(
+            &FrameInfo { number, dependency, temporal: 0, discardable: false, captured },
+            data,
+        )
     }
 
     /// Cuts one frame into fragments of nearly equal size: a short last one would be lost as easily as a long one and

@@ -208,7 +208,9 @@ fn encoders_refuse_what_they_cannot_do() {
         assert!(encoder::open(kind, Settings { fps: 0, ..settings(320, 180, 400) }, FrameId(0)).is_err());
         assert!(encoder::open(kind, Settings { threads: 0, ..settings(320, 180, 400) }, FrameId(0)).is_err());
         let mut encoder = open(kind, settings(320, 180, 400));
-        let error = encoder.encode(&Picture::black(322, 180), time(0), FrameOptions::default()).expect_err("wrong size");
+        let error = encoder
+            .encode(&Picture::black(322, 180), time(0), FrameOptions::default())
+            .expect_err("wrong size");
         assert!(error.to_string().contains("322x180"), "{error}");
         assert!(encoder.set_rate(Bitrate::from_bps(0), FPS).is_err());
         encoder.encode(&Picture::black(320, 180), time(0), FrameOptions::default()).expect("still works");
@@ -257,7 +259,10 @@ fn the_decoder_survives_damage_and_goes_on_at_the_next_key_frame() {
 fn the_decoder_refuses_oversized_pictures_and_follows_a_change_of_size() {
     let mut decoder = Decoder::new().expect("a decoder");
     let mut huge = open(Kind::Aom, settings(4096, 4096, 4000));
-    let frame = huge.encode(&Picture::black(4096, 4096), time(0), FrameOptions::default()).expect("encodes").remove(0);
+    let frame = huge
+        .encode(&Picture::black(4096, 4096), time(0), FrameOptions::default())
+        .expect("encodes")
+        .remove(0);
     let error = decoder.decode(&frame.data).expect_err("too large");
     assert!(error.to_string().contains("ask for a key frame"), "{error}");
     for (width, height) in [(320, 180), (640, 360), (160, 90)] {
