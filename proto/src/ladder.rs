@@ -297,7 +297,7 @@ mod tests {
                 ladder.handle_target(now, Bitrate::from_kbps(kbps));
                 prop_assert!(ladder.rung().bitrate <= Bitrate::from_kbps(5_000.min(kbps)));
             }
-            for ms in [0, 1, 2].map(|n| n * FALL.as_millis() as u64) {
+            for ms in (0..=4).map(|n| n * FALL.as_millis() as u64) {
                 ladder.handle_target(now + Duration::from_millis(ms), Bitrate::from_kbps(last));
             }
             let lowest = ladder.current == ladder.steps.len() - 1;

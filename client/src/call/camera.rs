@@ -174,7 +174,8 @@ impl Shared {
     /// The encoding thread: takes the newest picture whenever the network has room for one.
     fn encode(&self, media: &Media) {
         super::give_way();
-        let mut streams = [Encoding::Full, Encoding::Small].map(|e| Stream::new(e, &self.plan));
+        let mut streams = [Encoding::Full, Encoding::Small]
+            .map(|encoding| Stream::new(encoding, self.plan.encoder, self.plan.max_bitrate));
         while self.running() {
             let Some((captured, fps)) = self.to_encode.take_timeout(STOP_POLL) else { continue };
             // A picture that cannot be sent now is dropped before it is encoded: a frame dropped later would break all

@@ -1,7 +1,7 @@
 //! A call: what joins devices, codecs, network and display.
 //!
 //! ```text
-//! camera --slot--> encode --2 frames--> net (tokio, quinn, session) --16 frames--> decode (one per remote) --slot--> main: display
+//! camera --slot--> encode --3 frames--> net (tokio, quinn, session) --16 frames--> decode (one per remote) --slot--> main: display
 //! mic --> Opus ------------------------> net --> jitter buffer per speaker --> mix --> speaker
 //! ```
 //! The main thread owns what is shown and said; everything else tells it through one queue ([`crate::news`]).

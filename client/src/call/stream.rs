@@ -6,7 +6,6 @@ use vchat_proto::id::FrameId;
 use vchat_proto::ladder::{self, Ladder, Rung};
 use vchat_proto::units::{Bitrate, MediaTime};
 
-use super::camera::Plan;
 use crate::net::Wanted;
 use crate::picture::Picture;
 use crate::video::encoder::{self, EncodeError, Kind, MAX_BITRATE, MIN_BITRATE, Settings};
@@ -50,11 +49,11 @@ pub(super) enum StreamError {
 }
 
 impl Stream {
-    pub(super) const fn new(encoding: Encoding, plan: &Plan) -> Self {
+    pub(super) const fn new(encoding: Encoding, kind: Kind, max_bitrate: Bitrate) -> Self {
         Self {
             encoding,
-            kind: plan.encoder,
-            max_bitrate: plan.max_bitrate,
+            kind,
+            max_bitrate,
             ladder: None,
             open: None,
             next: FrameId(0),
@@ -203,3 +202,113 @@ const WORTH_TELLING: u64 = 33;
 const SMOOTH: Bitrate = Bitrate::from_kbps(120);
 /// That frame rate.
 const SLOW_FPS: u32 = 15;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A camera of 320x180 at 30 a second and one encoding of it.
+    struct Rig {
+        stream: Stream,
+        wanted: Wanted,
+        start: Instant,
+        pictures: u32,
+    }
+
+    impl Rig {
+        fn new(encoding: Encoding) -> Self {
+            let stream = Stream::new(encoding, Kind::Aom, Bitrate::from_kbps(10_000));
+            Self { stream, wanted: Wanted::default(), start: Instant::now(), pictures: 0 }
+        }
+
+        /// The frames of so many pictures.
+        fn run(&mut self, pictures: u32) -> Vec<EncodedFrame> {
+            let mut frames = Vec::new();
+            for _ in 0..pictures {
+                let at = Duration::from_secs(1) * self.pictures / 30;
+                let jitter = Duration::from_millis(u64::from(self.pictures * 7 % 20));
+                let mut picture = Picture::black(320, 180);
+                picture.planes_mut()[0].fill(self.pictures as u8);
+                let captured = Captured {
+                    picture: Arc::new(picture),
+                    captured: MediaTime::from_micros(1_000_000) + at + jitter,
+                    frame: self.pictures,
+                };
+                self.pictures += 1;
+                frames.extend(
+                    self.stream.encode(self.start + at, &captured, 30, &self.wanted).expect("encodes"),
+                );
+            }
+            frames
+        }
+    }
+
+    fn size(frame: &EncodedFrame) -> (usize, usize) {
+        let mut decoder = crate::video::Decoder::new().expect("a decoder");
+        let picture = decoder.decode(&frame.data).expect("a key frame").expect("a picture");
+        (picture.width(), picture.height())
+    }
+
+    #[test]
+    fn the_full_encoding_follows_the_target_down_and_up() {
+        let mut rig = Rig::new(Encoding::Full);
+        assert_eq!(rig.run(30).len(), 30);
+        assert_eq!(rig.stream.bitrate(), bitrate_for(320 * 180, 30), "before the network says anything");
+        rig.wanted.set_target(Bitrate::from_kbps(40));
+        let slow = rig.run(60);
+        assert_eq!(rig.stream.bitrate().kbps(), 40);
+        assert!(slow.len().abs_diff(30) <= 1, "{} frames in two seconds", slow.len());
+        assert!(slow.iter().all(|f| !f.is_key() && !f.discardable));
+        rig.wanted.set_target(Bitrate::from_kbps(20));
+        let small = rig.run(30);
+        assert!(small[0].is_key() && size(&small[0]) == (160, 90));
+        rig.wanted.set_target(Bitrate::from_kbps(200));
+        let large = rig.run(240);
+        let key = large.iter().find(|f| f.is_key()).expect("a new size");
+        assert_eq!(size(key), (320, 180));
+        let numbers: Vec<u32> = slow.iter().chain(&small).chain(&large).map(|f| f.number.0).collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "they go on: {numbers:?}");
+    }
+
+    #[test]
+    fn small_changes_of_the_target_are_not_told() {
+        let mut rig = Rig::new(Encoding::Full);
+        for (target, told) in [(200, 200), (205, 200), (207, 207), (202, 207), (190, 190)] {
+            rig.wanted.set_target(Bitrate::from_kbps(target));
+            rig.run(1);
+            assert_eq!(rig.stream.bitrate().kbps(), told);
+        }
+    }
+
+    #[test]
+    fn the_small_encoding_is_there_while_it_is_wanted() {
+        let mut rig = Rig::new(Encoding::Small);
+        assert!(rig.run(5).is_empty());
+        rig.wanted.set_target(Bitrate::from_kbps(60));
+        let frames = rig.run(30);
+        assert!(frames.len().abs_diff(15) <= 1 && frames[0].is_key());
+        assert!(frames.iter().all(|f| f.encoding == Encoding::Small) && size(&frames[0]) == (160, 90));
+        rig.wanted.set_target(Bitrate::from_kbps(150));
+        assert_eq!(rig.run(30).len(), 30);
+        rig.wanted.set_target(Bitrate::from_kbps(0));
+        assert!(rig.run(5).is_empty());
+        rig.wanted.set_target(Bitrate::from_kbps(150));
+        let again = rig.run(1).remove(0);
+        assert!(again.is_key() && again.number == frames[0].number.plus(30 + frames.len() as u32));
+    }
+
+    #[test]
+    fn repairs_are_not_left_out_with_the_pictures() {
+        let mut rig = Rig::new(Encoding::Full);
+        rig.wanted.set_target(Bitrate::from_kbps(40));
+        let known = rig.run(20).last().expect("some").number;
+        rig.wanted.want_refresh(known);
+        let frames = rig.run(1);
+        assert!(frames.len() == 1 && !frames[0].is_key());
+        rig.wanted.want_key_frame();
+        assert!(rig.run(1)[0].is_key());
+    }
+}

@@ -37,9 +37,12 @@ impl Aom {
         codec.control(ffi::AOME_SET_CPUUSED, speed(settings))?;
         codec.control(ffi::AV1E_SET_ROW_MT, c_int::from(settings.threads > 1))?;
         codec.control(ffi::AV1E_SET_TILE_COLUMNS, tile_columns_log2(settings))?;
-        codec.set_layers(settings.layers, settings.bitrate, settings.layers < 2)?;
+        let base_only = settings.layers < 2;
+        codec.set_rate(settings.layers, settings.bitrate, base_only)?;
+        let mut pace = Pace::new(settings.fps);
+        pace.shorten = shortening(settings.layers, base_only);
         let references = References::new(settings.layers, first);
-        Ok(Self { settings, codec, fps: settings.fps, pace: Pace::new(settings.fps), references })
+        Ok(Self { settings, codec, fps: settings.fps, pace, references })
     }
 }
 
@@ -75,9 +78,9 @@ impl Encoder for Aom {
     fn set_rate(&mut self, bitrate: Bitrate, fps: u32) -> Result<(), EncodeError> {
         check_bitrate(bitrate)?;
         let base_only = self.settings.layers < 2 || fps * 2 <= self.settings.fps;
-        self.codec.set_bitrate(bitrate)?;
-        self.codec.set_layers(self.settings.layers, bitrate, base_only)?;
+        self.codec.set_rate(self.settings.layers, bitrate, base_only)?;
         self.references.set_layers(if base_only { 1 } else { self.settings.layers });
+        self.pace.shorten = shortening(self.settings.layers, base_only);
         if std::mem::replace(&mut self.fps, fps) != fps {
             self.pace.expect(fps);
         }
@@ -104,11 +107,18 @@ fn tile_columns_log2(settings: Settings) -> c_int {
     columns.ilog2() as c_int
 }
 
+/// How many frames of all layers there would be for one that is encoded; see [`Codec::set_rate`].
+fn shortening(layers: u8, base_only: bool) -> i64 {
+    if base_only { 1 << (layers.max(2) - 1) } else { 1 }
+}
+
 /// Timestamps for rate control: they follow the true frame rate, smoothed.
 ///
 /// libaom takes a frame's share of the bitrate from the time since the one before. Raw capture times would make that
 /// share jump with every late wake-up, fixed ones would starve a camera that halves its rate in the dark.
 struct Pace {
+    /// The timestamps go so many times slower.
+    shorten: i64,
     interval_us: i64,
     range_us: (i64, i64),
     pts_us: i64,
@@ -118,7 +128,7 @@ struct Pace {
 impl Pace {
     fn new(fps: u32) -> Self {
         let nominal = 1_000_000 / i64::from(fps);
-        Self { interval_us: nominal, range_us: (nominal / 2, nominal * 4), pts_us: 0, last: None }
+        Self { shorten: 1, interval_us: nominal, range_us: (nominal / 2, nominal * 4), pts_us: 0, last: None }
     }
 
     /// From now on so many pictures come a second.
@@ -132,9 +142,9 @@ impl Pace {
             let (low, high) = self.range_us;
             let gap = captured.micros_since(last).clamp(low, high);
             self.interval_us += (gap - self.interval_us) / PACE_SMOOTHING;
-            self.pts_us += self.interval_us;
+            self.pts_us += self.interval_us / self.shorten;
         }
-        (self.pts_us, u32::try_from(self.interval_us).unwrap_or(1))
+        (self.pts_us, u32::try_from(self.interval_us / self.shorten).unwrap_or(1))
     }
 }
 
@@ -185,32 +195,33 @@ impl Codec {
         check(code, "take a setting", &raw const *self.context)
     }
 
-    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), EncodeError> {
-        let old = self.config.rc_target_bitrate;
-        self.config.rc_target_bitrate = kbps(bitrate);
+    /// Aims at `bitrate`, divided among `layers` temporal layers; with `base_only` all of it is for the lowest, which is
+    /// then encoded alone.
+    ///
+    /// That is told as an unchanged frame rate of which the upper layers are never seen: libaom takes seconds to find its
+    /// balance when the frame rates of layers change. One layer is two of which only the lower is seen: with chosen
+    /// references and one layer, its rate control stays at a quarter of its target.
+    fn set_rate(&mut self, layers: u8, bitrate: Bitrate, base_only: bool) -> Result<(), EncodeError> {
+        let shares = if layers > 2 { &LAYER_SHARES_3[..] } else { &LAYER_SHARES_2[..] };
+        let of = |layer: usize| {
+            let percent = if base_only { 100 << layer } else { shares[layer] };
+            kbps(bitrate) * percent / 100
+        };
+        let old = std::mem::replace(&mut self.config.rc_target_bitrate, of(shares.len() - 1));
         // SAFETY: the context is open and the configuration, which is copied, differs in the bitrate only.
         let code = unsafe { ffi::aom_codec_enc_config_set(&raw mut *self.context, &raw const self.config) };
         check(code, "change its bitrate", &raw const *self.context)
-            .inspect_err(|_| self.config.rc_target_bitrate = old)
-    }
-
-    /// Divides the bitrate among temporal layers; with `base_only` all of it goes to the lowest, at any frame rate.
-    ///
-    /// One layer is two of which only the lower is used: with chosen references and one layer, libaom's rate control
-    /// stays at a quarter of its target.
-    fn set_layers(&mut self, layers: u8, bitrate: Bitrate, base_only: bool) -> Result<(), EncodeError> {
-        let shares = if layers > 2 { &LAYER_SHARES_3[..] } else { &LAYER_SHARES_2[..] };
+            .inspect_err(|_| self.config.rc_target_bitrate = old)?;
         // SAFETY: the structure consists of integers, for which zeros are values.
         let mut params = unsafe { MaybeUninit::<ffi::aom_svc_params_t>::zeroed().assume_init() };
         params.number_spatial_layers = 1;
         params.number_temporal_layers = shares.len() as c_int;
         (params.scaling_factor_num[0], params.scaling_factor_den[0]) = (1, 1);
-        for (layer, share) in shares.iter().enumerate() {
+        for layer in 0..shares.len() {
             params.max_quantizers[layer] = MAX_QUANTIZER as c_int;
             params.min_quantizers[layer] = MIN_QUANTIZER as c_int;
-            let share = if base_only { 100 } else { *share };
-            params.layer_target_bitrate[layer] = (kbps(bitrate) * share / 100) as c_int;
-            params.framerate_factor[layer] = if base_only { 1 } else { 1 << (shares.len() - 1 - layer) };
+            params.layer_target_bitrate[layer] = of(layer) as c_int;
+            params.framerate_factor[layer] = 1 << (shares.len() - 1 - layer);
         }
         self.control_with(ffi::AV1E_SET_SVC_PARAMS, &mut params)
     }
@@ -389,8 +400,9 @@ const PACE_SMOOTHING: i64 = 8;
 
 /// Settings that hold for every size. Tools that are off cost more time than they save bits at these speeds.
 const CONTROLS: &[(ffi::aome_enc_control_id, c_int)] = &[
-    // Three times an average frame at most: a key frame that takes longer to send is a visible pause.
-    (ffi::AOME_SET_MAX_INTRA_BITRATE_PCT, 300),
+    // Of a base frame, which has 6/5 of an average one: a key frame that takes longer to send than three of those is a
+    // visible pause.
+    (ffi::AOME_SET_MAX_INTRA_BITRATE_PCT, 250),
     // Cyclic refresh: spends leftover bits on static blocks in turn, which is what a talking head needs.
     (ffi::AV1E_SET_AQ_MODE, 3),
     (ffi::AV1E_SET_ENABLE_CDEF, 1),

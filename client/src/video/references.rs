@@ -123,7 +123,7 @@ impl References {
     /// later than it are those that `reference` depends on too.
     fn go_back_to(&mut self, reference: FrameId) -> Option<usize> {
         for kept in &mut self.slots {
-            kept.in_chain &= !kept.frame.is_after(reference);
+            kept.in_chain &= !kept.frame.is_after(reference) && self.next.since(kept.frame) <= MAX_BACK;
         }
         let usable = (0..SLOTS).filter(|&slot| self.slots[slot].in_chain);
         self.last = usable.max_by_key(|&slot| self.slots[slot].frame.since(self.next));
@@ -139,7 +139,7 @@ impl References {
 }
 
 fn back(number: FrameId, to: FrameId) -> Dependency {
-    // Nothing is kept for more than some dozens of frames.
+    // At most `MAX_BACK`, or the few frames since the last base frame.
     Dependency::Back(u16::try_from(number.since(to)).unwrap_or(u16::MAX))
 }
 
@@ -152,5 +152,83 @@ pub(super) const SLOTS: usize = 8;
 const LONG_FROM: usize = 5;
 /// Every eighth base frame is kept for long: three slots reach 16 to 24 base frames back, 1 to 1.6 s at 15 a second.
 const LONG_EVERY: usize = 8;
+/// Two seconds at 30 a second: of a frame that is older hardly anything is still to be seen, and a key frame looks better.
+const MAX_BACK: i32 = 64;
 /// With three layers the frame of the middle one is kept here for the frame after it.
 const MIDDLE: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: FrameOptions = FrameOptions { force_key: true, reference: None };
+    const NEXT: FrameOptions = FrameOptions { force_key: false, reference: None };
+
+    fn refresh(reference: FrameId) -> FrameOptions {
+        FrameOptions { force_key: false, reference: Some(reference) }
+    }
+
+    /// How far back the frame lies that the next one depends on; 0 for a key frame.
+    fn depth(references: &mut References, options: FrameOptions) -> u16 {
+        match references.advance(options).dependency {
+            Dependency::None => 0,
+            Dependency::Back(n) => n,
+        }
+    }
+
+    #[test]
+    fn a_base_frame_never_replaces_the_newest_ones() {
+        for layers in 1..=3 {
+            let mut references = References::new(layers, FrameId(u32::MAX - 20));
+            let mut kept: [Option<FrameId>; SLOTS] = [None; SLOTS];
+            let mut bases = Vec::new();
+            for _ in 0..100 {
+                let plan = references.advance(NEXT);
+                match (plan.from, plan.into) {
+                    (None, _) => kept = [Some(plan.number); SLOTS],
+                    (_, Some(into)) => kept[into] = Some(plan.number),
+                    _ => assert!(plan.discardable, "only what nobody needs is not kept"),
+                }
+                if plan.temporal == 0 {
+                    bases.push(plan.number);
+                }
+                assert!(bases.iter().rev().take(LONG_FROM).all(|base| kept.contains(&Some(*base))));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_left_is_not_referred_to_again() {
+        let mut references = References::new(2, FrameId(0));
+        (0..=20).for_each(|_| assert!(references.advance(NEXT).number.0 <= 20));
+        assert_eq!(depth(&mut references, refresh(FrameId(17))), 5, "21 from 16");
+        assert_eq!(depth(&mut references, NEXT), 1, "T1");
+        assert_eq!(depth(&mut references, refresh(FrameId(20))), 7, "20 was left: 16 again");
+        assert_eq!(depth(&mut references, refresh(FrameId(23))), 1, "24 from 23");
+        assert_eq!(depth(&mut references, refresh(FrameId(22))), 9, "21 was left too: 16");
+    }
+
+    #[test]
+    fn a_key_frame_ends_everything_before() {
+        let mut references = References::new(2, FrameId(0));
+        (0..10).for_each(|_| assert!(references.advance(NEXT).number.0 < 10));
+        assert_eq!(depth(&mut references, KEY), 0);
+        assert_eq!(depth(&mut references, refresh(FrameId(10))), 1);
+        assert_eq!(depth(&mut references, refresh(FrameId(9))), 0, "a key frame again");
+    }
+
+    #[test]
+    fn nothing_old_is_referred_to() {
+        for layers in 1..=3 {
+            let mut references = References::new(layers, FrameId(0));
+            let mut random = 7_u32;
+            for i in 0..2000_u32 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let options =
+                    if random >> 28 == 0 { refresh(FrameId(i - i.min(random >> 20 & 31))) } else { NEXT };
+                let depth = depth(&mut references, options);
+                assert!(i32::from(depth) <= MAX_BACK, "{layers} layers, frame {i}: {depth} back");
+            }
+        }
+    }
+}
