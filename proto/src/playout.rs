@@ -7,39 +7,39 @@ use crate::units::MediaTime;
 /// Chooses how old pictures are when they are shown.
 ///
 /// A picture that had to be repaired comes a round trip late, together with those that waited for it. Shown as they come,
-/// they would stand still and then jump; shown a little later, at the age that all but one in [`LATE_PER_MILLE`] thousandths
-/// reach lately, they move. Where ages hardly differ, as on a good network, pictures are shown at once. Like the delay of
-/// sound ([`crate::jitter`]) it is a quantile over a window of past arrivals (Moon, Kurose and Towsley, 1998).
+/// they would stand still and then jump; shown a little later, so that all but [`LATE_PER_MILLE`] of a thousand are in time,
+/// they move. Where pictures are hardly later than their neighbours, as on a good network, they are shown at once. Like the
+/// delay of sound ([`crate::jitter`]) it is a quantile over a window of past arrivals (Moon, Kurose and Towsley, 1998).
+///
+/// What counts is how much later a picture comes than its neighbours in time, on both sides: a queue that fills and drains
+/// delays all of them alike, and when it has drained nothing of it should last.
 #[derive(Debug, Default)]
 pub struct Playout {
-    /// Ages in microseconds, between two clocks that need not agree, in order of arrival.
+    /// Ages of the last pictures in microseconds, between two clocks that need not agree, in order of arrival.
+    recent: VecDeque<i64>,
+    /// How much later than their neighbours pictures came, in order of arrival, and sorted.
     window: VecDeque<i64>,
     sorted: Vec<i64>,
 }
 
 impl Playout {
-    /// A picture captured at `captured` (on its sender's clock) could be shown at `now`.
+    /// A picture captured at `captured` (on its sender's clock) is complete at `now`.
     pub fn record(&mut self, now: MediaTime, captured: MediaTime) {
         let age = now.micros_since(captured);
-        if let Some(median) = self.sorted.get(self.sorted.len() / 2) {
-            let ahead = age.saturating_sub(*median);
-            if ahead.unsigned_abs() > LEAP_US {
-                // Another clock.
-                *self = Self::default();
-            } else if ahead > OUTAGE_US && self.sorted.len() >= ENOUGH {
-                // What waited out an outage tells nothing about the next pictures.
-                return;
-            }
+        if self.recent.back().is_some_and(|last| age.abs_diff(*last) > LEAP_US) {
+            // Another clock.
+            *self = Self::default();
         }
-        if self.window.len() == WINDOW
-            && let Some(oldest) = self.window.pop_front()
-            && let Ok(at) = self.sorted.binary_search(&oldest)
-        {
-            self.sorted.remove(at);
+        self.recent.push_back(age);
+        if self.recent.len() <= 2 * NEIGHBOURS {
+            return;
         }
-        self.window.push_back(age);
-        let at = self.sorted.partition_point(|a| *a <= age);
-        self.sorted.insert(at, age);
+        let least = |ages: &mut dyn Iterator<Item = &i64>| ages.copied().min().unwrap_or(age);
+        let before = least(&mut self.recent.iter().take(NEIGHBOURS + 1));
+        let after = least(&mut self.recent.iter().skip(NEIGHBOURS));
+        let judged = self.recent.get(NEIGHBOURS).copied().unwrap_or(age);
+        self.recent.pop_front();
+        self.judge(judged.saturating_sub(before.max(after)));
     }
 
     /// When to show a picture captured at `captured`, on our clock; none for at once.
@@ -51,25 +51,45 @@ impl Playout {
     /// The age at which pictures are shown, in microseconds between the two clocks; none for at once.
     #[must_use]
     pub fn age(&self) -> Option<i64> {
-        let first = *self.sorted.first()?;
         let rank = (self.sorted.len() * (1000 - LATE_PER_MILLE)).div_ceil(1000).max(1);
-        let age = *self.sorted.get(rank - 1)?;
-        let spread = age.saturating_sub(first);
-        (spread > EVEN_US && self.sorted.len() >= ENOUGH).then_some(first + spread.min(MAX_SPREAD_US))
+        let late = *self.sorted.get(rank - 1)?;
+        if late <= EVEN_US || self.sorted.len() < ENOUGH {
+            return None;
+        }
+        let level = self.recent.iter().rev().take(NEIGHBOURS + 1).min()?;
+        Some(level.saturating_add(late.min(MAX_LATE_US)))
+    }
+
+    fn judge(&mut self, late: i64) {
+        if late > OUTAGE_US {
+            // What waited out an outage tells nothing about the next pictures.
+            return;
+        }
+        if self.window.len() == WINDOW
+            && let Some(oldest) = self.window.pop_front()
+            && let Ok(at) = self.sorted.binary_search(&oldest)
+        {
+            self.sorted.remove(at);
+        }
+        self.window.push_back(late);
+        let at = self.sorted.partition_point(|l| *l <= late);
+        self.sorted.insert(at, late);
     }
 }
 
+/// Pictures on each side to compare one with: a sixth of a second at 30 a second.
+const NEIGHBOURS: usize = 5;
 /// Pictures of the last five seconds at 30 a second.
 const WINDOW: usize = 150;
 /// Half a second of them before anything is held back.
 const ENOUGH: usize = 15;
 /// One picture in twenty may be late: it is still shown, only not evenly.
 pub const LATE_PER_MILLE: usize = 50;
-/// Half the time between two pictures: less is not seen.
+/// A third of the time between two pictures: less is not seen.
 const EVEN_US: i64 = 12_000;
 /// Longer than this it is better to let pictures jump than to make people wait for answers.
-const MAX_SPREAD_US: i64 = 250_000;
-/// A picture so much later than most came out of an outage.
+const MAX_LATE_US: i64 = 250_000;
+/// A picture so much later than its neighbours came out of an outage.
 const OUTAGE_US: i64 = 300_000;
 /// Ages that differ by more are of another clock.
 const LEAP_US: u64 = 5_000_000;
@@ -97,7 +117,13 @@ mod tests {
     fn where_many_are_late_all_wait_for_them() {
         assert_eq!(age((0..300).map(|n| if n % 10 == 0 { 90 } else { 20 })), Some(90));
         assert_eq!(age((0..300).map(|n| if n % 10 == 0 { 900 } else { 20 })), None, "outages apart");
-        let forgotten = (0..150).map(|n| 20 + n % 5 * 20).chain((0..150).map(|_| 20));
+        let forgotten = (0..150).map(|n| 20 + n % 5 * 20).chain((0..170).map(|_| 20));
         assert_eq!(age(forgotten), None, "when it is over it is over");
+    }
+    #[test]
+    fn a_queue_that_fills_and_drains_leaves_nothing_behind() {
+        let queue = |n: i64| 20 + (n - 100).clamp(0, 10) * 30 - (n - 120).clamp(0, 15) * 20;
+        assert_eq!(age((0..200).map(queue)), None);
+        assert_eq!(age((0..200).map(|n| queue(n) + if n % 10 == 0 { 70 } else { 0 })), Some(90));
     }
 }

@@ -49,7 +49,7 @@ pub(super) enum StreamError {
 }
 
 impl Stream {
-    pub(super) const fn new(encoding: Encoding, kind: Kind, max_bitrate: Bitrate) -> Self {
+    pub(super) const fn new(encoding: Encoding, kind: Kind, max_bitrate: Option<Bitrate>) -> Self {
         Self {
             encoding,
             kind,
@@ -220,7 +220,7 @@ mod tests {
 
     impl Rig {
         fn new(encoding: Encoding) -> Self {
-            let stream = Stream::new(encoding, Kind::Aom, Bitrate::from_kbps(10_000));
+            let stream = Stream::new(encoding, Kind::Aom, Some(Bitrate::from_kbps(10_000)));
             Self { stream, wanted: Wanted::default(), start: Instant::now(), pictures: 0 }
         }
 
