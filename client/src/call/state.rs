@@ -352,7 +352,10 @@ impl Call {
                 };
                 self.notice("chat", &format!("not sent: {why}"));
             }
-            Event::RefreshRequested(..) | Event::TrackWanted(..) | Event::NextKey(_) => {}
+            Event::RefreshRequested(..)
+            | Event::TrackWanted(..)
+            | Event::TrackLimited(..)
+            | Event::NextKey(_) => {}
             Event::Reconnecting(why) => {
                 self.connection = Some("Connection lost, connecting again…".into());
                 self.printer.event(&json!({"event": "reconnecting", "reason": why}));

@@ -360,6 +360,7 @@ impl Runner {
             Event::NextKey(said) => self.store_next_key(said),
             Event::RefreshRequested(track, decoded) => self.uplink.want_refresh(track, decoded),
             Event::TrackWanted(track, wanted) => self.uplink.set_wanted(track, wanted),
+            Event::TrackLimited(track, limit) => self.uplink.set_limit(track, limit),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
         }

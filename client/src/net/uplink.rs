@@ -36,6 +36,8 @@ struct Video {
     begun: bool,
     /// Somebody receives it.
     wanted: bool,
+    /// Nobody can take more.
+    limit: Option<Bitrate>,
 }
 
 impl Uplink {
@@ -48,7 +50,7 @@ impl Uplink {
         let of_kind = |kind| me.tracks.iter().find(|(_, k)| *k == kind).map(|(id, _)| *id);
         let video = |kind, wanted| {
             let packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
-            Some(Video { packetizer, begun: false, wanted })
+            Some(Video { packetizer, begun: false, wanted, limit: None })
         };
         self.audio = of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id));
         self.full = video(pb::TrackKind::Camera, true);
@@ -146,6 +148,13 @@ impl Uplink {
         }
     }
 
+    /// Nobody can take more of this track.
+    pub(crate) fn set_limit(&mut self, track: TrackId, limit: Option<Bitrate>) {
+        if let Some(full) = self.full.as_mut().filter(|v| v.packetizer.track() == track) {
+            full.limit = limit;
+        }
+    }
+
     /// The sending end of the hop to the relay, while there is one.
     pub(crate) const fn sender(&self) -> Option<&Sender> {
         self.sender.as_ref()
@@ -195,6 +204,7 @@ impl Uplink {
         let share = if full_wanted { SMALL_SHARE } else { 1 };
         let small = small_max.min(Bitrate::from_bps(target.bps() / share));
         let full = Bitrate::from_bps(target.bps() - small.bps());
+        let full = self.full.as_ref().and_then(|v| v.limit).map_or(full, |limit| full.min(limit));
         self.demand.hold.store(hold, Ordering::Relaxed);
         self.demand.full.set_paused(!full_wanted);
         self.demand.full.set_target(full);

@@ -44,6 +44,8 @@ pub(crate) enum Output {
     /// Tell the owner of the track whether anybody receives it. A small one is not sent before somebody does, a full one until
     /// all receive the small one.
     Wanted(ParticipantId, TrackId, bool),
+    /// Tell the owner of the full track that nobody who receives it can take more; none: that somebody can.
+    Limit(ParticipantId, TrackId, Option<Bitrate>),
     /// What the best choice of everything would take, payload only.
     VideoWanted(ParticipantId, Bitrate),
 }
@@ -54,6 +56,7 @@ struct Source {
     owner: ParticipantId,
     full: Measured,
     small: Option<Measured>,
+    limit: Limit,
     routes: BTreeMap<ParticipantId, Route>,
 }
 
@@ -77,6 +80,8 @@ struct Route {
     from: Option<FrameId>,
     /// Since when a key frame is waited for, and when it was asked for last.
     waiting: Option<(Instant, Instant)>,
+    /// The part of what the receiver's hop carries that is for this camera; none without a known limit.
+    share: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -112,6 +117,7 @@ impl Layers {
             owner,
             full: measured(full, true),
             small: small.map(|small| measured(small, false)),
+            limit: Limit::default(),
             routes: BTreeMap::new(),
         };
         for (&to, receiver) in self.receivers.iter().filter(|(to, _)| **to != owner) {
@@ -276,6 +282,18 @@ impl Layers {
         let Some(receiver) = self.receivers.get_mut(&id) else { return };
         let budget = &mut receiver.budget;
         let limit = budget.limit(now);
+        let best: u64 = plan.iter().map(|item| item.cost_at(0)).sum();
+        for item in &mut plan {
+            let Some(source) = self.cameras.get_mut(&item.full) else { continue };
+            let share = limit.map(|l| percent(l, item.cost_at(0).saturating_mul(100) / best.max(1)));
+            if let Some(route) = source.routes.get_mut(&id) {
+                route.share = share;
+            }
+            // Where nobody could take more of the full track, its owner makes it fit rather than sending another one.
+            if let Some(limit) = source.tell_limit(now, &mut self.output) {
+                item.costs.limit_full(limit);
+            }
+        }
         let bearable = limit.map_or(u64::MAX, |limit| percent(limit, BEARABLE_PERCENT));
         let too_much = sum(&plan) > bearable;
         if budget.is_over_for_long(now, too_much) && lower(&mut plan, limit.unwrap_or(u64::MAX)) {
@@ -286,8 +304,10 @@ impl Layers {
         {
             budget.raised(now);
         }
-        let best: u64 = plan.iter().map(|item| item.cost_at(0)).sum();
         let shows = plan.iter().any(|item| item.choices[0] != Choice::Nothing);
+        // Of what is limited more would be sent if the hop bore it.
+        let limited = |item: &Item| self.cameras.get(&item.full).is_some_and(|s| s.limit.told.is_some());
+        let best = if plan.iter().any(limited) { best * 3 / 2 } else { best };
         let wanted = Bitrate::from_bps(if shows { best.max(MIN_WANTED.bps()) } else { 0 });
         self.output.extend(budget.news(now, wanted).map(|rate| Output::VideoWanted(id, rate)));
         for item in plan {
@@ -311,6 +331,19 @@ impl Layers {
 }
 
 impl Source {
+    /// Works out what the owner should keep the full track to, tells it if that is news, and returns it.
+    fn tell_limit(&mut self, now: Instant, output: &mut VecDeque<Output>) -> Option<u64> {
+        let takers = self.routes.values().filter(|r| r.choice.layer() == Some(Layer::Full));
+        // In the order of Option, none is less than some: there is a limit only when each has one.
+        let shares: Option<Vec<u64>> = takers.map(|r| r.share).collect();
+        let bears = shares.and_then(|shares| shares.into_iter().max()).filter(|bps| *bps >= MIN_LIMIT);
+        let measured = self.full.meter.rates(now).map_or(0, |rates| rates.all.bps());
+        if let Some(news) = self.limit.follow(now, bears, measured) {
+            output.push_back(Output::Limit(self.owner, self.full.track, news.map(Bitrate::from_bps)));
+        }
+        self.limit.told
+    }
+
     /// From now on the receiver is to be sent this.
     fn choose(&mut self, now: Instant, to: ParticipantId, choice: Choice, output: &mut VecDeque<Output>) {
         let route = self.routes.entry(to).or_default();
@@ -366,6 +399,38 @@ impl Source {
     fn unused_until(&self) -> Option<Instant> {
         let small = self.small.as_ref().and_then(Measured::unused_until);
         small.into_iter().chain(self.full.unused_until()).min()
+    }
+}
+
+/// What the owner of a full track was told to keep it to.
+#[derive(Debug, Default)]
+struct Limit {
+    told: Option<u64>,
+    at: Option<Instant>,
+}
+
+impl Limit {
+    /// Follows what receivers bear downwards at once and upwards step by step: how much more they bear shows only when it is sent.
+    /// Returns what to tell, if it is news.
+    fn follow(&mut self, now: Instant, bears: Option<u64>, measured: u64) -> Option<Option<u64>> {
+        let next = match (self.told, bears) {
+            (None, None) => return None,
+            (None, Some(bears)) => Some(bears),
+            (Some(told), _) if bears.is_some_and(|b| b < percent(told, 95)) => bears,
+            (Some(told), _) => {
+                if self.at.is_some_and(|at| now < at + LIMIT_STEP) {
+                    return None;
+                }
+                let more = percent(told, 115).min(bears.unwrap_or(u64::MAX));
+                let enough = bears.is_none() && more > 2 * measured;
+                if enough { None } else { Some(more) }
+            }
+        };
+        if next == self.told {
+            return None;
+        }
+        (self.told, self.at) = (next, Some(now));
+        Some(next)
     }
 }
 
@@ -460,6 +525,10 @@ fn sum(plan: &[Item]) -> u64 {
 
 /// So much more than the budget is left to the hop, which drops single frames on which none depends; rates swing.
 const BEARABLE_PERCENT: u64 = 115;
+/// A full track with less than this is worth less than the small one.
+const MIN_LIMIT: u64 = 150_000;
+/// Between two steps of a limit upwards: what a hop makes of the last one has shown by then.
+const LIMIT_STEP: Duration = Duration::from_millis(700);
 /// What may be taken up when more is tried: rates swing, and a fuller hop would be too full at once.
 const RAISE_PERCENT: u64 = 85;
 /// A key frame that does not come is asked for again; longer than most round trips and the time of an encoder to start.

@@ -411,6 +411,11 @@ impl Room {
                     let wanted = pb::Wanted { track: track.0.into(), wanted };
                     self.control(owner, pb::relay_control::Body::Wanted(wanted));
                 }
+                layers::Output::Limit(owner, track, limit) => {
+                    let kbps = limit.map_or(0, |l| u32::try_from(l.kbps()).unwrap_or(u32::MAX).max(1));
+                    let limit = pb::Limit { track: track.0.into(), kbps };
+                    self.control(owner, pb::relay_control::Body::Limit(limit));
+                }
                 layers::Output::VideoWanted(to, rate) => self.output.push_back(Output::VideoWanted(to, rate)),
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use self::clock::ClockSync;
 use self::view::View;
 use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, RoomName, TrackId};
-use crate::units::MediaTime;
+use crate::units::{Bitrate, MediaTime};
 use crate::wire::close::CloseCode;
 use crate::wire::limits::{MAX_CHAT_TEXT, MAX_PARTICIPANTS, MAX_TRACKS};
 use crate::wire::pb;
@@ -141,6 +141,8 @@ pub enum Event {
     /// Whether anybody receives this small track of ours; nobody does until the first such event after each
     /// [`Event::Joined`].
     TrackWanted(TrackId, bool),
+    /// Nobody can take more of this track of ours; none: somebody can.
+    TrackLimited(TrackId, Option<Bitrate>),
     /// The worst way from the relay to somebody who hears us; a perfect one until the first such event after each
     /// [`Event::Joined`].
     Audience {
@@ -310,6 +312,12 @@ impl Session {
             Some(Body::KeyFrameRequest(request)) => {
                 if let Some(track) = self.own_track(request.track) {
                     self.event(Event::RefreshRequested(track, request.decoded.map(FrameId)));
+                }
+            }
+            Some(Body::Limit(limit)) => {
+                if let Some(track) = self.own_track(limit.track) {
+                    let rate = (limit.kbps > 0).then(|| Bitrate::from_kbps(limit.kbps.into()));
+                    self.event(Event::TrackLimited(track, rate));
                 }
             }
             Some(Body::Wanted(wanted)) => {

@@ -218,6 +218,7 @@ impl Promises {
             Event::Joined { .. }
             | Event::RefreshRequested(..)
             | Event::TrackWanted(..)
+            | Event::TrackLimited(..)
             | Event::Audience { .. }
             | Event::NextKey(_)
             | Event::Reconnecting(_) => {}

@@ -350,6 +350,7 @@ impl Client {
             | Event::Reconnecting(_)
             | Event::NextKey(_)
             | Event::TrackWanted(..)
+            | Event::TrackLimited(..)
             | Event::Audience { .. } => {}
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }

@@ -86,6 +86,16 @@ impl Costs {
         Self { full, small }
     }
 
+    /// The owner keeps the full track to so much, in bits per second.
+    pub(crate) fn limit_full(&mut self, limit: u64) {
+        let all = self.full.all.bps();
+        if all > limit {
+            let part =
+                |rate: Bitrate| Bitrate::from_bps((rate.bps() as u128 * limit as u128 / all as u128) as u64);
+            self.full = Rates { all: part(self.full.all), base: part(self.full.base) };
+        }
+    }
+
     /// Payload in bits per second.
     pub(crate) const fn of_choice(&self, choice: Choice) -> u64 {
         match choice {

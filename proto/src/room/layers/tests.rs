@@ -117,9 +117,18 @@ impl World {
         while let Some(output) = self.layers.poll_output() {
             let asked = match output {
                 Output::Begin(_, track) | Output::KeyFrame(track) => Some(track),
-                Output::Wanted(owner, _, wanted) => {
+                Output::Wanted(owner, track, wanted) => {
                     let camera = self.cameras.iter_mut().find(|c| c.owner == owner).expect("somebody");
-                    camera.small_on = wanted;
+                    if track != camera.full.track {
+                        camera.small_on = wanted;
+                    }
+                    None
+                }
+                Output::Limit(owner, track, limit) => {
+                    let camera = self.cameras.iter_mut().find(|c| c.owner == owner).expect("somebody");
+                    assert_eq!(track, camera.full.track);
+                    let kbps = limit.map_or(600, |l| l.kbps().min(600));
+                    camera.full.bytes = kbps as usize * 1000 / 8 / 25;
                     None
                 }
                 Output::VideoWanted(..) => None,
@@ -128,6 +137,13 @@ impl World {
             streams.filter(|s| Some(s.track) == asked).for_each(|s| s.key_wanted = true);
             self.outputs.push(output);
         }
+    }
+
+    /// Receiver 0 sees nobody but 1, whose full track goes to receiver 2 as well, so that nothing limits it.
+    fn pair_and_a_witness(has_small: bool) -> Self {
+        let mut w = Self::new(3, has_small);
+        w.view(0, &[(2, 0)]);
+        w
     }
 
     fn take(&mut self) -> Vec<Output> {
@@ -247,7 +263,7 @@ fn the_costliest_is_lowered_soon_and_raised_step_by_step() {
 
 #[test]
 fn discardable_frames_go_where_there_is_no_small_track_and_at_last_everything() {
-    let mut w = World::new(2, false);
+    let mut w = World::pair_and_a_witness(false);
     w.carries.insert(id(0), KBPS(1000));
     w.run(3000);
     for (kbps, choice, rate) in [(450, Choice::ThinFull, 390..=410), (300, Choice::Nothing, 0..=0)] {
@@ -269,7 +285,7 @@ fn discardable_frames_go_where_there_is_no_small_track_and_at_last_everything() 
 
 #[test]
 fn who_flaps_waits_longer_each_time() {
-    let mut w = World::new(2, true);
+    let mut w = World::pair_and_a_witness(true);
     w.carries.insert(id(0), KBPS(2000));
     w.run(3000);
     let mut waits = Vec::new();
@@ -297,7 +313,7 @@ fn who_flaps_waits_longer_each_time() {
 
 #[test]
 fn a_budget_that_is_all_that_was_asked_for_is_no_limit() {
-    let mut w = World::new(2, true);
+    let mut w = World::pair_and_a_witness(true);
     let asked = |outputs: Vec<Output>| {
         let of = |o: Output| {
             if let Output::VideoWanted(to, rate) = o { (to == id(0)).then_some(rate) } else { None }
@@ -429,4 +445,41 @@ fn who_leaves_leaves_nothing_behind() {
     w.layers.handle_budget(w.now, id(1), KBPS(100));
     w.layers.set_view(w.now, id(1), BTreeMap::new());
     w.drain();
+}
+
+#[test]
+fn where_nobody_can_take_more_the_full_track_is_made_to_fit() {
+    let mut w = World::new(2, true);
+    w.carries.insert(id(0), KBPS(2000));
+    w.run(3000);
+    w.carries.insert(id(0), KBPS(400));
+    w.run(3000);
+    assert_eq!(w.choice(0, 1), Choice::Full, "made to fit");
+    w.take();
+    w.run(2000);
+    let got = w.rate(0, full(1), 2000);
+    assert!((350..=410).contains(&got), "{got} kb/s");
+    w.carries.insert(id(0), KBPS(2000));
+    w.run(6000);
+    w.take();
+    w.run(1000);
+    assert!(w.rate(0, full(1), 1000) > 550, "step by step it comes back");
+    w.carries.insert(id(0), KBPS(100));
+    w.run(2000);
+    assert!(w.choice(0, 1) < Choice::Full, "too little for the full track");
+}
+
+#[test]
+fn a_full_track_that_nobody_receives_any_more_is_stopped_and_comes_back() {
+    let mut w = World::new(2, true);
+    w.view(0, &[(1, 100)]);
+    w.run(1000);
+    w.take();
+    w.run(UNUSED_HOLD.as_millis() as u64);
+    assert!(w.take().contains(&Output::Wanted(id(1), full(1), false)));
+    w.view(0, &[(1, 500)]);
+    let outputs = w.take();
+    assert!(outputs.contains(&Output::Wanted(id(1), full(1), true)), "{outputs:?}");
+    w.run(400);
+    assert!(w.rate(0, full(1), 400) > 500);
 }
