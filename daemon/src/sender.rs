@@ -103,7 +103,7 @@ impl Told {
 }
 
 /// What a hop bears before it is known: sound, and a picture of somebody.
-const START: Bitrate = Bitrate::from_kbps(300);
+const START: Bitrate = Bitrate::from_kbps(400);
 /// What the room has to show, until it says more.
 const FIRST_VIDEO: Bitrate = Bitrate::from_kbps(1_000);
 /// Soon enough for the room to react to a narrow hop before its queue is felt.

@@ -238,4 +238,4 @@ const BACKLOG: Duration = Duration::from_millis(66);
 const SMALL_SHARE: u64 = 4;
 /// What to begin with, before anything is known: most networks bear this, and where there is more it is found within a
 /// second. What a narrow line does not bear stands in its queue for much longer.
-const START: Bitrate = Bitrate::from_kbps(300);
+const START: Bitrate = Bitrate::from_kbps(400);
