@@ -7,8 +7,9 @@
 //!
 //! The decisions follow the outline of WebRTC's NetEQ (relative arrival delay, target level, accelerate, preemptive
 //! expand, conceal); three things differ, all for less delay: delays are kept in microseconds instead of buckets of
-//! 20 ms, the level is the time that packets really waited instead of a count of packets, and one window serves as
-//! both the base and the distribution, so that a new route does not look like jitter.
+//! 20 ms, the buffer's length is the time that packets really waited instead of a count of packets, and what a queue in
+//! the network or a new route adds to all packets is followed at once (the `level` module) instead of passing for jitter
+//! for as long as the window is.
 //!
 //! Networks that repair loss deliver packets late, several times, or never while a later packet tells what was in them
 //! ([`Packet::reach`]). A packet counts as arrived when anything of it is there, copies count once, and an outage is one
@@ -16,8 +17,11 @@
 
 mod delay;
 mod ids;
+mod level;
 #[cfg(test)]
 mod lossy;
+#[cfg(test)]
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -369,7 +373,7 @@ impl JitterBuffer {
         if excess > HIGH_US && (urgent || settled) {
             self.since_hint = 0;
             Stretch::Shorten { excess: micros(excess), urgent }
-        } else if excess < -LOW_US && self.since_hint >= LENGTHEN_EVERY {
+        } else if excess < -LOW_US && (excess < -LATE_US || self.since_hint >= LENGTHEN_EVERY) {
             self.since_hint = 0;
             Stretch::Lengthen { lack: micros(excess) }
         } else {
@@ -426,6 +430,8 @@ const URGENT_US: i64 = 60_000;
 const SHORTEN_EVERY: u32 = 5;
 /// Plays between two additions: late packets are being lost meanwhile, so faster than cutting.
 const LENGTHEN_EVERY: u32 = 2;
+/// Lack of delay above which every packet is made longer: a queue builds up, and what is not stretched is concealed.
+const LATE_US: i64 = 8_000;
 /// Packets in a thousand that may be late, for waits of up to so many microseconds: the longer the wait, the more it is
 /// worth to be rid of it. Concealment is noticed in running speech from about 1 % on, delay from about 150 ms.
 type Bargain = [(usize, i64)];
