@@ -284,6 +284,8 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
         end = chat => end,
         end = write(send, queue) => end,
         _ = connection.closed() => End::Connection,
+        // One that ends alone would leave the client without its media.
+        _ = tasks.join_next() => End::Connection,
     }
 }
 
@@ -406,7 +408,12 @@ async fn read_media(
                     return vchat_quic::close(&connection, CloseCode::Protocol);
                 }
             }
+            let mut first = true;
             while let Some(media) = receiver.poll_media() {
+                // What came in one bundle, or was restored at once, counts one by one.
+                if !std::mem::take(&mut first) && !limit.take(now, 1) {
+                    continue;
+                }
                 // A full room drops the newest media: it is overloaded, and what waits is older.
                 drop(room.try_send(Command::Media(id, media)));
             }

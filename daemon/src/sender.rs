@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::SendDatagramError;
 use tokio::sync::mpsc;
 use vchat_proto::hop::{Sender, Settings};
 use vchat_proto::id::ParticipantId;
@@ -55,8 +56,12 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
         {
             if connection.datagram_send_buffer_space() < MAX_DATAGRAM {
                 at_door = Some(datagram);
-            } else if connection.send_datagram(datagram).is_err() {
-                return;
+            } else {
+                match connection.send_datagram(datagram) {
+                    // On a path with small packets what does not fit is lost, like any other.
+                    Ok(()) | Err(SendDatagramError::TooLarge) => {}
+                    Err(_) => return,
+                }
             }
         }
         while let Some(refresh) = sender.poll_refresh() {
@@ -80,7 +85,10 @@ fn take(sender: &mut Sender, item: ToReceiver) {
 /// Waits until QUIC has taken the datagram. False when the connection is lost.
 async fn door(connection: &quinn::Connection, datagram: Option<&Bytes>) -> bool {
     match datagram {
-        Some(datagram) => connection.send_datagram_wait(datagram.clone()).await.is_ok(),
+        Some(datagram) => matches!(
+            connection.send_datagram_wait(datagram.clone()).await,
+            Ok(()) | Err(SendDatagramError::TooLarge)
+        ),
         None => std::future::pending().await,
     }
 }
@@ -98,7 +106,7 @@ impl Told {
             return None;
         }
         self.at = Some(now);
-        Some(Command::Hop(receiver, sender.video_target(), sender.loss()))
+        Some(Command::Hop(receiver, sender.video_target(), sender.residual_loss()))
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Queued {
 struct Track {
     /// Everything is dropped until a frame that comes after this one, the newest one dropped, and does not need it.
     broken: Option<FrameId>,
-    /// The newest base frame of which everything was sent.
+    /// The newest base frame of which the last fragment was sent.
     sent: Option<FrameId>,
     asked: Option<Asked>,
 }
@@ -96,6 +96,12 @@ impl Egress {
         Some(next)
     }
 
+    /// What the body has of the audio that [`Self::pop_audio`] would give.
+    #[must_use]
+    pub fn next_audio(&self) -> Option<&Bytes> {
+        self.audio.front().map(|q| &q.body)
+    }
+
     /// The next base video to send.
     pub fn pop_base(&mut self) -> Option<Queued> {
         self.pops = self.pops.wrapping_add(1);
@@ -103,7 +109,11 @@ impl Egress {
         self.video_bytes -= next.bytes();
         let header = &next.header;
         if header.index + 1 == header.count {
-            self.tracks.entry(header.track).or_default().sent = Some(header.frame);
+            let sent = &mut self.tracks.entry(header.track).or_default().sent;
+            // Late fragments of an older frame change nothing.
+            if sent.is_none_or(|sent| header.frame.is_after(sent)) {
+                *sent = Some(header.frame);
+            }
         }
         Some(next)
     }
@@ -199,7 +209,7 @@ impl Egress {
         // Frames go whole: of one that is being sent the rest goes too.
         while let Some(first) = self.higher.front().filter(|q| {
             let late = now.saturating_duration_since(q.since) > MAX_HIGHER_WAIT;
-            q.header.index == 0 && (late || self.video_bytes > MAX_VIDEO_BYTES)
+            late || self.video_bytes > MAX_VIDEO_BYTES
         }) {
             let (track, frame) = (first.header.track, first.header.frame);
             self.drop_where(|q| q.header.discardable && (q.header.track, q.header.frame) == (track, frame));

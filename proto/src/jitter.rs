@@ -244,6 +244,10 @@ impl JitterBuffer {
     /// Whether a packet `step` ids on from the newest, with this transit time, belongs to the same stream.
     fn continues(&self, step: i32, transit: i64) -> bool {
         let leap = self.delays.last().map_or(0, |last| transit.saturating_sub(last));
+        // One of the last packets, or a copy of it, that was held up for seconds does not begin a new stream.
+        if (-RECENT..=0).contains(&step) {
+            return true;
+        }
         step.unsigned_abs() <= MAX_STEP && leap.unsigned_abs() <= MAX_LEAP_US
     }
 
@@ -414,6 +418,8 @@ const MAX_CONCEALED: u32 = 10;
 const PAUSE_US: i64 = 20_000;
 /// Ids further apart than 10 s of packets are another stream (or an outage after which nothing known holds).
 const MAX_STEP: u32 = 1_000;
+/// Packets before the newest that are remembered one by one.
+const RECENT: i32 = 127;
 /// A transit time that changed by more than this is a new clock, not a slow network: nobody waits 5 s in a call.
 const MAX_LEAP_US: u64 = 5_000_000;
 /// Waits compared with the target: the shortest of 320 ms, so that uneven pulling by the sound card does not count.

@@ -33,7 +33,10 @@ pub struct Reassembler {
     /// Since when a frame that is needed has been missing.
     waiting_since: Option<Instant>,
     asked_at: Option<Instant>,
-    resting: bool,
+    /// Resting: only a key frame captured after this moment begins anew.
+    resting: Option<MediaTime>,
+    /// Refreshes asked for since a frame was released.
+    asked: u32,
     output: VecDeque<Output>,
     counts: Counts,
 }
@@ -82,11 +85,11 @@ impl Reassembler {
     /// Takes a datagram of this track.
     pub fn handle_media(&mut self, now: Instant, at: MediaTime, media: &Media) {
         let header = &media.header;
-        if self.resting && !header.is_key() {
+        if self.resting.is_some_and(|since| !header.is_key() || header.captured <= since) {
             self.counts.useless += 1;
             return;
         }
-        self.resting = false;
+        self.resting = None;
         let Some(place) = self.place(header) else {
             self.counts.useless += 1;
             return;
@@ -118,6 +121,7 @@ impl Reassembler {
         }
         if self.refresh_at().is_some_and(|t| t <= now) {
             self.asked_at = Some(now);
+            self.asked = self.asked.saturating_add(1);
             self.output.push_back(Output::RefreshNeeded(self.released.base()));
         }
     }
@@ -143,12 +147,13 @@ impl Reassembler {
         self.output.push_back(Output::RefreshNeeded(None));
     }
 
-    /// Nothing of this track is expected any more until its next key frame: another one of the same camera goes on.
-    pub fn rest(&mut self) {
+    /// Nothing of this track is expected any more until its next key frame: another one of the same camera goes on since
+    /// `since`, and what was captured before is of no use.
+    pub fn rest(&mut self, since: MediaTime) {
         self.counts.dropped += self.held.len() as u64;
         self.held.clear();
         self.released.forget_references();
-        (self.skip_at, self.waiting_since, self.resting) = (None, None, true);
+        (self.skip_at, self.waiting_since, self.resting) = (None, None, Some(since));
     }
 
     /// What happened so far.
@@ -191,7 +196,7 @@ impl Reassembler {
             }
             self.released.note(&frame.header);
             self.counts.released += 1;
-            self.waiting_since = None;
+            (self.waiting_since, self.asked) = (None, 0);
             self.output.push_back(Output::Frame(frame.into_frame(due)));
         }
         // A whole frame that cannot be released, or a later frame behind a partial one, means that something is missing.
@@ -208,7 +213,8 @@ impl Reassembler {
     fn refresh_at(&self) -> Option<Instant> {
         let repaired = PATIENCE + self.round_trip * 3;
         let broken = self.waiting_since? + if self.released.has_references { repaired } else { PATIENCE };
-        let retry = REFRESH_RETRY + self.round_trip * 2;
+        // Who has stopped sending is not to be asked for ever.
+        let retry = (REFRESH_RETRY + self.round_trip * 2) * (1 << self.asked.saturating_sub(8).min(5));
         Some(self.asked_at.map_or(broken, |asked| broken.max(asked + retry)))
     }
 }

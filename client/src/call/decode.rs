@@ -59,7 +59,8 @@ fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<(TrackId, Frame)>, 
     let (mut current, mut broken, mut shown) = (d.track, false, None);
     while let Ok((track, frame)) = queue.recv() {
         // What was queued behind a damaged frame refers to it, and what is of another size to another key frame.
-        if !frame.key && (broken || track != current) {
+        let late = frame.key && track != current && shown > Some(frame.captured);
+        if late || !frame.key && (broken || track != current) {
             continue;
         }
         current = track;

@@ -440,7 +440,7 @@ impl Call {
     fn protect_sound(&self, stats: &NetStats) {
         let percent = |share: f64| (share * 100.0).round().clamp(0.0, 100.0) as u8;
         // Of two ways, either may lose it.
-        let up = percent(stats.up_loss);
+        let up = percent(stats.up_residual_loss);
         let both = u32::from(up) + u32::from(self.audience.percent);
         let loss = Loss {
             percent: u8::try_from(both.min(100)).unwrap_or(100),

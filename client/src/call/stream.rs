@@ -220,7 +220,7 @@ mod tests {
 
     impl Rig {
         fn new(encoding: Encoding) -> Self {
-            let stream = Stream::new(encoding, Kind::Aom, Some(Bitrate::from_kbps(10_000)));
+            let stream = Stream::new(encoding, Kind::Aom, None);
             Self { stream, wanted: Wanted::default(), start: Instant::now(), pictures: 0 }
         }
 

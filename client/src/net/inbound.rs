@@ -9,6 +9,7 @@ use vchat_proto::id::{FrameId, ParticipantId, TrackId};
 use vchat_proto::reassemble::{Frame, Output, Reassembler};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Peer;
+use vchat_proto::units::MediaTime;
 use vchat_proto::wire::datagram::{Media, MediaKind};
 use vchat_proto::wire::limits::MAX_FRAGMENTS;
 
@@ -151,8 +152,8 @@ impl Inbound {
                     video.bytes += media.body.len() as u64;
                     video.reassembler.set_round_trip(self.round_trip);
                     video.reassembler.handle_media(now, self.clock.now(), media);
-                    if video.drain(now, track, needed) {
-                        self.rest_others(track);
+                    if let Some(since) = video.drain(now, track, needed) {
+                        self.rest_others(track, since);
                     }
                 } else {
                     self.early.push_back(media.clone());
@@ -174,17 +175,19 @@ impl Inbound {
 
     /// Call when the time of [`Self::poll_timeout`] has come.
     pub(crate) fn handle_timeout(&mut self, now: Instant, needed: &mut Vec<Refresh>) {
+        let mut keys = Vec::new();
         for (track, video) in &mut self.video {
             video.reassembler.handle_timeout(now, self.clock.now());
-            video.drain(now, *track, needed);
+            keys.extend(video.drain(now, *track, needed).map(|since| (*track, since)));
         }
+        keys.into_iter().for_each(|(track, since)| self.rest_others(track, since));
     }
 
-    /// A key frame of this track came: nothing is expected of the other sizes of the same camera.
-    fn rest_others(&mut self, track: TrackId) {
+    /// A key frame of this track, captured at `since`, came: nothing is expected of the other sizes of the same camera.
+    fn rest_others(&mut self, track: TrackId, since: MediaTime) {
         let Some(who) = self.video.get(&track).map(|v| v.participant) else { return };
         let others = self.video.iter_mut().filter(|(t, v)| **t != track && v.participant == who);
-        others.for_each(|(_, v)| v.reassembler.rest());
+        others.for_each(|(_, v)| v.reassembler.rest(since));
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -198,14 +201,14 @@ impl Inbound {
 }
 
 impl Video {
-    /// Hands on what there is. True when a key frame was among it.
-    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) -> bool {
-        let mut key = false;
+    /// Hands on what there is. When a key frame was among it, returns when that was captured.
+    fn drain(&mut self, now: Instant, track: TrackId, needed: &mut Vec<Refresh>) -> Option<MediaTime> {
+        let mut key = None;
         while let Some(output) = self.reassembler.poll_output() {
             match output {
                 Output::RefreshNeeded(decoded) => needed.push(Refresh { track, decoded }),
                 Output::Frame(frame) => {
-                    key |= frame.key;
+                    key = frame.key.then_some(frame.captured).or(key);
                     match self.decoder.try_send((track, frame)) {
                         Ok(()) => {}
                         Err(TrySendError::Full(_)) => self.reassembler.reset(now),

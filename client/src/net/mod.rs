@@ -128,6 +128,8 @@ pub struct NetStats {
     pub up_overhead: f64,
     /// Share of our datagrams that were lost lately, 0 to 1.
     pub up_loss: f64,
+    /// Share of our sound that is lost in spite of copies, 0 to 1.
+    pub up_residual_loss: f64,
     /// How long losses last when they come, in milliseconds.
     pub up_burst_ms: u32,
     /// What we may send all in all, in kilobits a second on the wire.

@@ -195,7 +195,7 @@ impl Runner {
                 break;
             }
             self.send(&mut at_door);
-            let timeout = self.timeout();
+            let timeout = self.timeout(at_door.is_some());
             let wake = {
                 let link = self.link.as_mut().map(|l| (l.connection.clone(), l));
                 let (connection, link) = link.unzip();
@@ -412,11 +412,13 @@ impl Runner {
         }
     }
 
-    fn timeout(&self) -> Option<Instant> {
+    /// When something is due. While QUIC's door is closed nothing of ours can be sent.
+    fn timeout(&self, door_closed: bool) -> Option<Instant> {
         let report = self.reported_at.map(|t| t + STATS);
         let receiver = self.receiver.as_ref().and_then(hop::Receiver::poll_timeout);
         let machines = [self.session.poll_timeout(), self.inbound.poll_timeout(), receiver];
-        let timers = [self.uplink.poll_timeout(), report, self.leaving];
+        let uplink = self.uplink.poll_timeout().filter(|_| !door_closed);
+        let timers = [uplink, report, self.leaving];
         machines.into_iter().chain(timers).flatten().min()
     }
 
@@ -457,6 +459,7 @@ impl Runner {
             up_kbps: kbps(media + other),
             up_overhead: share(other, media),
             up_loss: self.uplink.sender().map_or(0.0, |s| s.loss().rate),
+            up_residual_loss: self.uplink.sender().map_or(0.0, |s| s.residual_loss().rate),
             up_burst_ms: self.uplink.burst_ms(),
             up_target_kbps: self.uplink.sender().map_or(0.0, |s| s.target().bps() as f64 / 1e3),
             down_kbps: kbps(media_in + other_in),

@@ -161,8 +161,9 @@ impl Estimator {
             self.delivered.record(arrived_us, sent.bytes);
         }
         self.rtt = rtt.min(MAX_RTT);
-        self.silence.handle_feedback(now, self.rtt);
         if news {
+            // A report that repeats itself answers nothing: only one direction lives.
+            self.silence.handle_feedback(now, self.rtt);
             self.follow();
             self.update(now);
         }

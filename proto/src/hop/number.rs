@@ -7,6 +7,9 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
+    /// The whole number of 0 on the wire, before it wraps.
+    pub(super) const FIRST: u64 = BASE;
+
     pub(super) const fn highest(self) -> Option<u64> {
         self.highest
     }

@@ -174,7 +174,8 @@ impl Receiver {
     fn arrive(&mut self, now: Instant, number: u16) -> Option<(u64, bool)> {
         let before = self.numbers.highest();
         let number = self.numbers.extend(number);
-        let ahead = before.map_or(1, |highest| number.saturating_sub(highest));
+        // Numbers begin at 0, so what lies before the first one to come is missing.
+        let ahead = before.map_or(number - Numbers::FIRST + 1, |highest| number.saturating_sub(highest));
         self.totals.expected += ahead;
         // After a leap, what lies between is beyond repair.
         for _ in 0..ahead.min(WINDOW as u64) {
@@ -189,7 +190,7 @@ impl Receiver {
             Slot::Missing => false,
         };
         *slot = Slot::Arrived(tick);
-        self.reports.arrived(now, ahead > 1 && before.is_some());
+        self.reports.arrived(now, ahead > 1);
         Some((number, known))
     }
 
@@ -220,7 +221,8 @@ impl Receiver {
             let at = number.wrapping_sub(r.first);
             at < 16 && r.covered >> at & 1 == 1
         };
-        let groups: Vec<_> = self.rows.iter().filter(group).map(|r| (r.first, r.covered)).collect();
+        let mut groups: Vec<_> = self.rows.iter().filter(group).map(|r| (r.first, r.covered)).collect();
+        groups.dedup();
         groups.into_iter().for_each(|(first, covered)| self.restore(first, covered));
     }
 
@@ -355,14 +357,14 @@ const PATIENCE: Duration = Duration::from_millis(3);
 /// Never sooner after the report before.
 const SPACING: Duration = Duration::from_millis(8);
 /// After so long without anything the last report is repeated: longer than from one picture to the next.
-const SILENCE: Duration = Duration::from_millis(40);
+const SILENCE: Duration = Duration::from_millis(70);
 /// And again every so often: this is how long a path may be back before the sender hears of it.
 const REPEAT: Duration = Duration::from_millis(15);
 /// For so long: outages on the road are mostly shorter, and after that QUIC's own probes do.
 const PERSISTENCE: Duration = Duration::from_secs(2);
-/// In how many reports a number appears: with every tenth report lost, one in a thousand would be told in none.
-const REPEATS_CALM: usize = 2;
-const REPEATS_LOSSY: usize = 4;
+/// In how many reports a number appears: with every fifth report lost, one in fifteen thousand is told in none.
+const REPEATS_CALM: usize = 3;
+const REPEATS_LOSSY: usize = 6;
 /// Numbers that are remembered: four seconds of a call of two.
 const WINDOW: usize = 1024;
 /// Bodies kept for parity: half a second of one camera. Each takes a datagram at most.

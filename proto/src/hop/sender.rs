@@ -16,7 +16,7 @@ use crate::egress::{Egress, Queued};
 use crate::id::{FrameId, TrackId};
 use crate::units::Bitrate;
 use crate::wire::datagram::MediaHeader;
-use crate::wire::hop::{self, Fate, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD};
+use crate::wire::hop::{self, Fate, MAX_BUNDLE, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD};
 use crate::wire::limits::MAX_DATAGRAM;
 
 /// Numbers, paces, protects and repairs what leaves over one hop.
@@ -46,7 +46,8 @@ pub struct Sender {
     ticks: Option<u64>,
     chains: Chains,
     sound: Sound,
-    group: Vec<Member>,
+    /// By frame; each that is not sent to its end is closed when the numbers of its members get too far apart.
+    groups: Vec<Vec<Member>>,
     parity: VecDeque<Row>,
     repairs: VecDeque<Repair>,
     padding: usize,
@@ -186,7 +187,7 @@ impl Sender {
             ticks: None,
             chains: Chains::default(),
             sound: Sound::default(),
-            group: Vec::new(),
+            groups: Vec::new(),
             parity: VecDeque::new(),
             repairs: VecDeque::new(),
             padding: 0,
@@ -220,7 +221,7 @@ impl Sender {
     pub fn handle_report(&mut self, now: Instant, report: &Report) {
         let Some(newest) = self.next.checked_sub(1) else { return };
         let highest = near(newest, report.highest);
-        if highest > newest || self.entry(highest).is_none() {
+        if highest > newest {
             return;
         }
         self.measure(now, highest, report.held_us);
@@ -236,16 +237,22 @@ impl Sender {
                 Fate::Missing => self.missing(now, number, highest),
             }
         }
-        // What no report will speak of any more, and what should have come before this one was made.
-        let told_from = (highest + 1).saturating_sub(report.fates.len() as u64);
-        let first = self.first();
+        // What should have come before this report was made.
         let overdue = self.round_trip.limit();
+        let unknown = |e: &Entry| e.state == State::InFlight;
         let is_lost = |(number, e): (u64, &Entry)| {
             let late = number > highest && now.saturating_duration_since(e.at) > overdue;
-            (e.state == State::InFlight && (number < told_from || late)).then_some(number)
+            (unknown(e) && late).then_some(number)
         };
+        let first = self.first();
         let lost: Vec<u64> = (first..).zip(&self.history).filter_map(is_lost).collect();
         lost.into_iter().for_each(|number| self.lose(now, number));
+        // Reports repeat themselves, so what none speaks of any more fell into a gap of reports, not of media: an outage of both
+        // directions leaves no gap, for the highest number stands still in it.
+        let told_from = (highest + 1).saturating_sub(report.fates.len() as u64);
+        let before = (first..told_from).zip(&self.history);
+        let forgotten: Vec<u64> = before.filter(|(_, e)| unknown(e)).map(|(number, _)| number).collect();
+        forgotten.into_iter().for_each(|number| self.arrived(number, true));
         self.forget_old(now);
         self.collect_refreshes();
     }
@@ -262,7 +269,7 @@ impl Sender {
         if self.egress.has_audio() || self.sound.is_wanted(now) {
             return Some(self.send_audio(now));
         }
-        if self.pace_at > now + PACE_SLACK {
+        if self.pace_at > now + PACE_SLACK && self.next >= FIRST_BURST {
             return None;
         }
         if let Some(repair) = self.next_repair(now) {
@@ -271,10 +278,13 @@ impl Sender {
         if let Some(queued) = self.egress.pop_base() {
             return Some(self.send_video(now, queued));
         }
-        if let Some(at) = self.parity.iter().position(|row| row.not_before <= now)
+        while let Some(at) = self.parity.iter().position(|row| row.not_before <= now)
             && let Some(row) = self.parity.remove(at)
         {
-            return Some(self.send_parity(now, row));
+            if now < row.not_before + MAX_ROW_WAIT {
+                return Some(self.send_parity(now, row));
+            }
+            self.unguard(&row.covered);
         }
         if let Some(queued) = self.egress.pop_higher() {
             return Some(self.send_video(now, queued));
@@ -316,6 +326,16 @@ impl Sender {
     #[must_use]
     pub fn loss(&self) -> Loss {
         self.estimator.loss()
+    }
+
+    /// The share of sound that is lost in spite of copies, and how long losses last (as [`Loss`]).
+    #[must_use]
+    pub fn residual_loss(&self) -> Loss {
+        let Loss { rate, burst } = self.estimator.loss();
+        let copies = Protection::new(Loss { rate, burst }, self.round_trip()).copies().len() as i32;
+        // Copies that lie within the same burst are lost together.
+        let each = if burst > 2.0 { rate.max(0.5) } else { rate };
+        Loss { rate: rate * each.powi(copies), burst }
     }
 
     /// The smoothed round trip, or a guess before the first report.
@@ -384,15 +404,16 @@ impl Sender {
     fn send_audio(&mut self, now: Instant) -> Bytes {
         let mut room = MAX_DATAGRAM - BUNDLE_HEAD;
         let mut fresh: Vec<Queued> = Vec::new();
-        while let Some(next) = self.egress.pop_audio() {
-            room = room.saturating_sub(hop::bundled_len(&next.body));
+        while self.egress.next_audio().is_some_and(|body| hop::bundled_len(body) <= room)
+            && fresh.len() < MAX_BUNDLE
+            && let Some(next) = self.egress.pop_audio()
+        {
+            room -= hop::bundled_len(&next.body);
             fresh.push(next);
-            if room < AUDIO_ROOM {
-                break;
-            }
         }
         let offsets = self.protection(now).copies();
         let mut carried = self.sound.copies(now, &fresh, offsets, room);
+        carried.truncate(MAX_BUNDLE - fresh.len());
         // The oldest first, the newest last.
         carried.reverse();
         let copied: usize = carried.iter().map(|(_, body)| hop::bundled_len(body)).sum();
@@ -405,6 +426,8 @@ impl Sender {
         };
         self.sound.sent(number, &keys, &fresh);
         let wire = self.note(now, &datagram, Content::Audio(keys));
+        // Sound is not paced, so the rest must not wait for all of it.
+        self.pace_at = self.pace_at.min(now + MAX_DEBT);
         let copied = if fresh.is_empty() { wire } else { copied as u64 };
         self.sent.copied_bytes += copied;
         self.sent.media_bytes += wire - copied;
@@ -425,7 +448,9 @@ impl Sender {
         self.sent.media_bytes += wire;
         self.shares.sent(now, shares::Bytes { pictures, video: wire, audio: 0 });
         if header.index + 1 == header.count {
-            self.protect(now);
+            self.protect_where(now, |first| {
+                (first.header.track, first.header.frame) == (header.track, header.frame)
+            });
         }
         datagram
     }
@@ -476,29 +501,41 @@ impl Sender {
         let rate = self.estimator.pacing_rate().bps().max(MIN_RATE.bps());
         let takes = Duration::from_nanos((wire as u64 * 8).saturating_mul(1_000_000_000) / rate);
         self.pace_at = self.pace_at.max(now) + takes;
-        while self.history.len() > MAX_SENT || self.kept > MAX_KEPT {
-            let Some(oldest) = self.history.pop_front() else { break };
+        if self.history.len() > MAX_SENT
+            && let Some(oldest) = self.history.pop_front()
+        {
             self.kept -= oldest.content.bytes();
+        }
+        // Numbers are remembered all the same: reports on them tell what the hop carries.
+        for entry in &mut self.history {
+            if self.kept <= MAX_KEPT {
+                break;
+            }
+            self.kept -= std::mem::replace(&mut entry.content, Content::Nothing).bytes();
         }
         wire as u64
     }
 
     /// Adds a datagram to the group that parity will cover.
     fn group(&mut self, now: Instant, member: Member) {
-        let apart = |first: &Member| {
-            let other =
-                (first.header.track, first.header.frame) != (member.header.track, member.header.frame);
-            other || member.number - first.number >= u64::from(PARITY_SPAN)
-        };
-        if self.group.first().is_some_and(apart) || self.group.len() >= MAX_GROUP {
-            self.protect(now);
+        self.protect_where(now, |first| member.number - first.number >= u64::from(PARITY_SPAN));
+        let of = |m: &Member| (m.header.track, m.header.frame);
+        let open = |g: &&mut Vec<Member>| g.len() < MAX_GROUP && g.first().map(of) == Some(of(&member));
+        match self.groups.iter_mut().find(open) {
+            Some(group) => group.push(member),
+            None => self.groups.push(vec![member]),
         }
-        self.group.push(member);
     }
 
-    /// Makes parity over the group.
-    fn protect(&mut self, now: Instant) {
-        let group = std::mem::take(&mut self.group);
+    /// Makes parity over the groups with such a first member.
+    fn protect_where(&mut self, now: Instant, ready: impl Fn(&Member) -> bool) {
+        let ready = |group: &mut Vec<Member>| group.first().is_none_or(&ready);
+        let groups: Vec<_> = self.groups.extract_if(.., ready).collect();
+        groups.into_iter().for_each(|group| self.protect(now, group));
+    }
+
+    /// Makes parity over a group.
+    fn protect(&mut self, now: Instant, group: Vec<Member>) {
         let Some(first) = group.first() else { return };
         let importance = match &first.header {
             header if header.is_key() => Importance::Key,
@@ -528,10 +565,18 @@ impl Sender {
         }
         while self.parity.len() > MAX_ROWS_WAITING {
             let at = self.parity.iter().position(|row| row.discardable).unwrap_or(0);
-            for number in self.parity.remove(at).map(|row| row.covered).unwrap_or_default() {
-                if let Some(entry) = self.entry_mut(number) {
-                    entry.guard = Guard::None;
-                }
+            let covered = self.parity.remove(at).map(|row| row.covered);
+            self.unguard(&covered.unwrap_or_default());
+        }
+    }
+
+    /// No parity will come for these.
+    fn unguard(&mut self, covered: &[u64]) {
+        for number in covered {
+            if let Some(entry) = self.entry_mut(*number)
+                && entry.guard == Guard::Waits
+            {
+                entry.guard = Guard::None;
             }
         }
     }
@@ -667,6 +712,9 @@ impl Sender {
 
     fn collect_refreshes(&mut self) {
         while let Some((track, decoded)) = self.egress.poll_refresh_needed() {
+            // Of what was sent, acknowledgements tell more; a key frame that still waits is not among it.
+            let was_sent = |f: FrameId| self.chains.newest(track).is_some_and(|newest| !f.is_after(newest));
+            let decoded = if decoded.is_some_and(was_sent) { self.chains.decodable(track) } else { decoded };
             self.refreshes.push_back(Refresh { track, decoded });
         }
     }
@@ -730,6 +778,8 @@ const UNKNOWN: u64 = 100;
 const FIRST_LOSS: f64 = 0.05;
 /// Of what is lost while a queue stands, so much at most counts as lost on its own.
 const CONGESTED_LOSS: f64 = 0.01;
+/// The first datagrams leave at once, most of a first key frame: an initial window as any other protocol has (RFC 6928).
+const FIRST_BURST: u64 = 12;
 /// A queue so long is near what small routers hold.
 const CONGESTED: Duration = Duration::from_millis(80);
 /// Losses are averaged over two seconds.
@@ -755,6 +805,8 @@ const MAX_AGE_BASE: Duration = Duration::from_millis(400);
 const MAX_AGE_HIGHER: Duration = Duration::from_millis(80);
 /// Datagrams in one parity group, less than its span for the sound between them.
 const MAX_GROUP: usize = 10;
+/// What parity is for has been repaired otherwise by then.
+const MAX_ROW_WAIT: Duration = Duration::from_millis(100);
 /// Rows that wait to be sent: those of two large frames.
 const MAX_ROWS_WAITING: usize = 64;
 /// Datagrams remembered, three seconds of a large call.
@@ -763,5 +815,5 @@ const MAX_SENT: usize = 2048;
 const MAX_KEPT: usize = 256 * 1024;
 /// Hop prefix and kind.
 const BUNDLE_HEAD: usize = 3;
-/// What an audio frame of a high rate takes.
-const AUDIO_ROOM: usize = 200;
+/// How long sound may hold back the rest at most, on a line that hardly bears it.
+const MAX_DEBT: Duration = Duration::from_millis(50);

@@ -336,7 +336,8 @@ impl Source {
         let takers = self.routes.values().filter(|r| r.choice.layer() == Some(Layer::Full));
         // In the order of Option, none is less than some: there is a limit only when each has one.
         let shares: Option<Vec<u64>> = takers.map(|r| r.share).collect();
-        let bears = shares.and_then(|shares| shares.into_iter().max()).filter(|bps| *bps >= MIN_LIMIT);
+        let least = if self.small.is_some() { MIN_LIMIT } else { MIN_ONLY_LIMIT };
+        let bears = shares.and_then(|shares| shares.into_iter().max()).map(|bps| bps.max(least));
         let measured = self.full.meter.rates(now).map_or(0, |rates| rates.all.bps());
         if let Some(news) = self.limit.follow(now, bears, measured) {
             output.push_back(Output::Limit(self.owner, self.full.track, news.map(Bitrate::from_bps)));
@@ -527,6 +528,8 @@ fn sum(plan: &[Item]) -> u64 {
 const BEARABLE_PERCENT: u64 = 115;
 /// A full track with less than this is worth less than the small one.
 const MIN_LIMIT: u64 = 150_000;
+/// The same where there is no small one.
+const MIN_ONLY_LIMIT: u64 = 40_000;
 /// Between two steps of a limit upwards: what a hop makes of the last one has shown by then.
 const LIMIT_STEP: Duration = Duration::from_millis(700);
 /// What may be taken up when more is tried: rates swing, and a fuller hop would be too full at once.

@@ -24,7 +24,7 @@ use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, TrackId};
 use crate::units::Bitrate;
 use crate::wire::close::CloseCode;
 use crate::wire::datagram::{Media, MediaHeader, MediaKind};
-use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE};
+use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE, SOUND_RATE};
 use crate::wire::pb;
 
 /// One room. Knows nothing of connections: participants are numbers, messages go in and come out.
@@ -105,6 +105,7 @@ struct Track {
     requests: Requests,
     /// Of audio.
     seen: Seen,
+    sound: TokenBucket,
 }
 
 impl Room {
@@ -286,7 +287,7 @@ impl Room {
         }
         let output = &mut self.output;
         match header.kind {
-            MediaKind::Audio if track.seen.is_new(header.frame) => {
+            MediaKind::Audio if track.seen.is_new(header.frame) && track.sound.take(now, 1) => {
                 for (&to, receiver) in &self.members {
                     if to != from && receiver.subscriptions.audio {
                         output.push_back(Output::Media(to, *header, media.body.clone()));
@@ -459,7 +460,8 @@ impl Room {
         let id = TrackId(self.next_track);
         self.next_track = self.next_track.wrapping_add(1);
         let (requests, seen) = (Requests::default(), Seen::default());
-        self.tracks.insert(id, Track { owner, kind, recent, requests, seen });
+        self.tracks
+            .insert(id, Track { owner, kind, recent, requests, seen, sound: TokenBucket::new(SOUND_RATE) });
         id
     }
 

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::hop::{MAX_AUDIO_BODY, MAX_BODY};
 use super::limits::{MAX_DATAGRAM, MAX_FRAGMENTS};
 use crate::id::{FrameId, TrackId};
 use crate::units::MediaTime;
@@ -171,6 +172,10 @@ impl Media {
     /// Checks the part of a datagram after its hop prefix.
     pub fn from_body(hop: u16, body: Bytes) -> Result<Self, DatagramError> {
         let header = MediaHeader::parse(&body)?;
+        let most = if header.kind == MediaKind::Audio { MAX_AUDIO_BODY } else { MAX_BODY };
+        if body.len() > most {
+            return Err(DatagramError::Long(HOP_LEN + body.len()));
+        }
         Ok(Self { hop, header, body })
     }
 

@@ -234,7 +234,11 @@ fn bundle(number: u16, mut rest: Bytes) -> Result<Vec<Media>, DatagramError> {
         }
         frames.push(media);
     }
-    if frames.is_empty() { Err(DatagramError::Bad("bundle: empty")) } else { Ok(frames) }
+    if frames.is_empty() || frames.len() > MAX_BUNDLE {
+        Err(DatagramError::Bad("bundle: number of frames"))
+    } else {
+        Ok(frames)
+    }
 }
 
 fn head(number: u16, kind: u8, rest: usize) -> BytesMut {
@@ -295,6 +299,10 @@ pub const MAX_REPORTED: usize = 255;
 pub const TICK_US: u32 = 250;
 /// Largest body: a row of parity over it fits a datagram too.
 pub const MAX_BODY: usize = MAX_DATAGRAM - HEAD - PARITY_HEAD - 2;
+/// Largest body of sound: Opus at 40 kb/s takes 50 bytes for its 10 ms, deep redundancy twice that.
+pub const MAX_AUDIO_BODY: usize = 512;
+/// Most audio frames in one bundle: those of several speakers and their copies. Each costs a relay as much as a datagram.
+pub const MAX_BUNDLE: usize = 16;
 /// Bytes besides the datagram that each costs on the wire: IPv4 and UDP (28), QUIC's short header, the frame's type and
 /// length, and the tag (1 + 8 + 2 + 3 + 16).
 pub const WIRE_OVERHEAD: usize = 58;

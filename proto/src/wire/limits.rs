@@ -57,6 +57,10 @@ pub const MESSAGE_RATE: (u32, u32) = (50, 200);
 /// datagram costs the relay as much as a large one.
 pub const MEDIA_RATE: (u32, u32) = (2_300, 600);
 
+/// Frames of sound a second that a relay forwards of one track, and at once: half as much again as there can be, and what an
+/// outage of a second held up. Sound goes before everything else, so nobody may have more of it.
+pub const SOUND_RATE: (u32, u32) = (150, 100);
+
 /// Time for a client to send its hello after the handshake.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 

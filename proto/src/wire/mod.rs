@@ -53,10 +53,10 @@
 //! has met the relay with the next key, the old one is no longer good.
 //!
 //! # Media datagrams
-//! One QUIC datagram carries one fragment of one frame. Big endian:
+//! One QUIC datagram carries one fragment of one frame, or repairs some. Big endian:
 //!
 //! ```text
-//!  byte  0 1   hop sequence: counts the media datagrams of this connection and direction   } hop prefix
+//!  byte  0 1   hop number: counts the datagrams of this connection and direction from 0    } hop prefix
 //!        2     kind: 1 video (AV1 temporal unit), 2 audio (Opus, 10 ms, 48 kHz)            } end to end,
 //!        3 4   track                                                                       } forwarded
 //!        5-8   frame: counts the frames of the track, wraps                                } unchanged
@@ -72,14 +72,40 @@
 //! it depends on has been decoded; a receiver that waits in vain asks for one that it can decode (`KeyFrameRequest`). A relay
 //! drops frames whole and, after a drop, everything that depends on it.
 //!
-//! Sound may come several times over a hop that loses much; a relay forwards each frame of it once.
+//! ## Repair of a hop
+//! The part of such a datagram after the hop prefix is its body. Five more kinds repair what one hop lost; they end there:
+//!
+//! ```text
+//!  3 report   2  kind; the bytes before it are zero: reports have no number
+//!             3 4  highest number that has come
+//!             5 6  how long ago that was, in ticks of 250 microseconds
+//!             7-10 when, in ticks of the receiver's clock, wraps
+//!             11   count of numbers told of, 1..=255, from the highest one down
+//!             12-  two bits for each, the first in the lowest: 0 missing, 1 missing but restored by parity, 2 arrived (the highest has);
+//!                  then for each that arrived but the first: ticks that it came before the one told before it, zigzag varint
+//!  4 again    3 4  the number under which the body that follows was lost
+//!  5 parity   3 4  number of the first datagram of the group
+//!             5 6  bit n: the datagram with the n-th number after it belongs to the group
+//!             7    row, 0..=15
+//!             8-   the sum over GF(2^8) (polynomial 11d) of the bodies, each behind its length in two bytes and filled up with
+//!                  zeros, times 1 / ((16 + row) xor n)
+//!  6 bundle   3-   audio bodies, each behind its length in two bytes, the newest last
+//!  7 padding  3-   zeros
+//! ```
+//!
+//! A receiver reports at least every 50 ms while anything comes, every 25 ms while there are losses, some milliseconds after
+//! numbers are missing, and goes on for two seconds when nothing comes any more. A report tells of all numbers since the
+//! third (sixth, while there are losses) report before it. A sender paces what it sends and repairs what it thinks worth it.
+//! Sound may come several times; a relay forwards each frame of it once.
 //!
 //! # Layers
 //! A client may publish a small camera track beside a camera: the same pictures at half the width and height, encoded only
 //! while the relay says that somebody receives it (`Wanted`). The relay sends a receiver one of the two at a time, or neither, as
 //! that receiver's hop and `View` allow, and may leave out discardable frames. It changes from one to the other where a
 //! key frame of the other begins, so that the receiver needs nothing but the frames that come. Each receiver of a participant
-//! listens to both tracks and shows what comes of either.
+//! listens to both tracks and shows what comes of either. When all receive the small track the full one is not wanted until somebody
+//! is to see it again. Where each of those who receive a full track could take only so much of it, the relay tells its owner
+//! the most that any of them could (`Limit`), and the owner keeps to that.
 //!
 //! A request for a frame (`KeyFrameRequest`) names the newest frame of the track that the receiver has decoded and on which
 //! others may depend; without one it asks for a key frame. The relay makes few requests of many: the owner of the track is asked for

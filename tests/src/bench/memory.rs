@@ -16,7 +16,7 @@ use vchat_certs::identity::Identity;
 use vchat_certs::tls::{Purpose, ServerTrust, client_config};
 use vchat_proto::packetize::Packetizer;
 use vchat_proto::units::MediaTime;
-use vchat_proto::wire::datagram::MediaKind;
+use vchat_proto::wire::datagram::{HopCounter, MediaKind};
 use vchat_proto::wire::limits::{CHAT_RATE, MAX_CHAT_TEXT, MAX_CLIENT_MESSAGE};
 use vchat_proto::wire::pb;
 
@@ -168,6 +168,7 @@ struct Hoarder {
     chat: Stream,
     more: Vec<Stream>,
     cameras: Vec<Packetizer>,
+    hop: HopCounter,
     number: u32,
 }
 
@@ -178,7 +179,7 @@ impl Hoarder {
         let chat = guest.chat().await?;
         let cameras = guest.tracks.iter().map(|track| Packetizer::new(MediaKind::Video, *track)).collect();
         let Guest { line, control, id, .. } = guest;
-        Ok(Self { line, control, chat, more: Vec::new(), cameras, number: id.0 })
+        Ok(Self { line, control, chat, more: Vec::new(), cameras, hop: HopCounter::default(), number: id.0 })
     }
 
     /// Fills the windows of all streams that there may be with what nobody asks for, and the relay's copies of its pictures.
@@ -194,7 +195,7 @@ impl Hoarder {
             let picture = vec![1; 64 * 1024];
             for datagram in camera.packetize(&picture, true, MediaTime::default())? {
                 // Fails when the relay has let it go.
-                drop(self.line.connection.send_datagram_wait(datagram.freeze()).await);
+                drop(self.line.connection.send_datagram_wait(self.hop.number(datagram)).await);
             }
         }
         Ok(())
@@ -224,6 +225,7 @@ impl Hoarder {
     /// Sends the others key frames as fast as the relay takes them.
     fn shower(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let (connection, mut cameras) = (self.line.connection.clone(), self.cameras.clone());
+        let mut hop = self.hop;
         async move {
             loop {
                 for camera in &mut cameras {
@@ -232,7 +234,7 @@ impl Hoarder {
                         return;
                     };
                     for datagram in datagrams {
-                        if connection.send_datagram_wait(datagram.freeze()).await.is_err() {
+                        if connection.send_datagram_wait(hop.number(datagram)).await.is_err() {
                             return;
                         }
                     }

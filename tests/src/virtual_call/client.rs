@@ -209,6 +209,8 @@ impl Client {
     ) {
         let at = start + now;
         if self.cut_since.is_some_and(|since| now < since + IDLE_TIMEOUT) {
+            // What was on its way is lost.
+            while connection.down.poll_datagram(now).is_some() {}
             return;
         }
         if let Some((_, why)) = connection.closed_by_relay.take_if(|(when, _)| *when <= now) {
@@ -246,17 +248,22 @@ impl Client {
         let track = media.header.track;
         match media.header.kind {
             MediaKind::Video => {
-                let Some((_, video)) = self.video.get_mut(&track) else {
+                let Some((who, video)) = self.video.get_mut(&track) else {
                     self.early.push_back(media);
                     if self.early.len() > usize::from(MAX_FRAGMENTS) {
                         self.early.pop_front();
                     }
                     return;
                 };
-                let mut needed = Vec::new();
+                let (who, mut needed) = (*who, Vec::new());
                 video.reassembler.set_round_trip(self.round_trip);
                 video.reassembler.handle_media(at, self.clock + now, &media);
-                video.drain(now, track, &mut needed, self.shown.entry(video.from.clone()).or_default());
+                let shown = self.shown.entry(video.from.clone()).or_default();
+                if let Some(since) = video.drain(now, track, &mut needed, shown) {
+                    let others =
+                        |(t, v): &(&TrackId, &mut (ParticipantId, Video))| **t != track && v.0 == who;
+                    self.video.iter_mut().filter(others).for_each(|(_, (_, v))| v.reassembler.rest(since));
+                }
                 needed.into_iter().for_each(|(track, decoded)| self.session.request_refresh(track, decoded));
             }
             MediaKind::Audio => {
@@ -313,7 +320,7 @@ impl Client {
         let Some(connection) = connection else { return };
         let cut = self.cut_since.is_some();
         while let Some(refresh) = connection.up.sender.poll_refresh() {
-            self.source.want(refresh.decoded);
+            self.source.want(refresh.track, refresh.decoded);
         }
         connection.up.pump(now, cut);
         if let Some(report) = connection.down.receiver.poll_report(start + now) {
@@ -339,19 +346,16 @@ impl Client {
                 self.audio.retain(|_, (from, _)| *from != id);
                 assert!(self.others.remove(&id).is_some(), "somebody left who was not here");
             }
-            Event::RefreshRequested(_, decoded) => {
+            Event::RefreshRequested(track, decoded) => {
                 self.key_frames_asked += usize::from(decoded.is_none());
-                self.source.want(decoded);
+                self.source.want(track, decoded);
             }
+            Event::TrackWanted(track, wanted) => self.source.set_wanted(track, wanted),
+            Event::TrackLimited(_, limit) => self.source.set_limit(limit),
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
             Event::ChatRefused(id, why) => panic!("the relay refused {id}: {why:?}"),
-            Event::PeerChanged(_)
-            | Event::Reconnecting(_)
-            | Event::NextKey(_)
-            | Event::TrackWanted(..)
-            | Event::TrackLimited(..)
-            | Event::Audience { .. } => {}
+            Event::PeerChanged(_) | Event::Reconnecting(_) | Event::NextKey(_) | Event::Audience { .. } => {}
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }
     }

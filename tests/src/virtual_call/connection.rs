@@ -100,13 +100,13 @@ impl Connection {
         let down = self.down.next_event(true).filter(|_| self.client_open);
         let closed_by_client = self.closed_by_client.filter(|_| self.relay_open);
         let closed_by_relay = self.closed_by_relay.as_ref().map(|(at, _)| *at).filter(|_| self.client_open);
-        [up, down, closed_by_client, closed_by_relay, self.next_timer()].into_iter().flatten().min()
+        [up, down, closed_by_client, closed_by_relay, self.next_timer(false)].into_iter().flatten().min()
     }
 
-    /// When something can be sent.
-    pub(super) fn next_timer(&self) -> Option<Duration> {
+    /// When something can be sent; `dead`: not by the client.
+    pub(super) fn next_timer(&self, dead: bool) -> Option<Duration> {
         let client = [self.up.sender_timeout(), self.down.receiver_timeout()];
-        let client = client.into_iter().flatten().min().filter(|_| self.client_open);
+        let client = client.into_iter().flatten().min().filter(|_| self.client_open && !dead);
         let relay = [self.down.sender_timeout(), self.up.receiver_timeout()];
         let relay = relay.into_iter().flatten().min().filter(|_| self.relay_open);
         client.into_iter().chain(relay).min()

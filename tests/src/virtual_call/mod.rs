@@ -87,7 +87,11 @@ impl World {
 
     /// Somebody starts a client with camera and microphone, which connects at once.
     pub fn add(&mut self, name: &str, path: Path) -> Who {
-        self.start_client(name, path, vec![pb::TrackKind::Camera, pb::TrackKind::Microphone])
+        self.start_client(
+            name,
+            path,
+            vec![pb::TrackKind::Camera, pb::TrackKind::CameraSmall, pb::TrackKind::Microphone],
+        )
     }
 
     /// Like [`Self::add`] for a client without camera and microphone.
@@ -253,7 +257,9 @@ impl World {
 
     fn next_event(&self) -> Option<Duration> {
         let connections = self.connections.iter().filter_map(|c| match self.clients[c.client].cut_since {
-            Some(since) => c.next_timer().into_iter().chain([since + IDLE_TIMEOUT]).min(),
+            Some(since) => {
+                c.next_timer(self.clients[c.client].dead).into_iter().chain([since + IDLE_TIMEOUT]).min()
+            }
             None => c.next_event(),
         });
         let clients = self.clients.iter().filter(|c| !c.dead).filter_map(|c| c.next_event(self.start));

@@ -44,6 +44,7 @@ impl Relay {
             if connected && connections[i].relay_open {
                 self.receive(start + now, now, &mut connections[i]);
             }
+            while !connected && connections[i].up.poll_datagram(now).is_some() {}
             if connections[i].closed_by_client.is_some_and(|at| at <= now) && connections[i].relay_open {
                 connections[i].relay_open = false;
                 if let Some(id) = connections[i].participant {

@@ -10,8 +10,9 @@ use vchat_proto::packetize::{FrameInfo, FrameSizeError, Packetizer};
 use vchat_proto::reassemble::{Output, Reassembler};
 use vchat_proto::room::kind_of;
 use vchat_proto::session::Me;
-use vchat_proto::units::MediaTime;
-use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::units::{Bitrate, MediaTime};
+use vchat_proto::wire::datagram::Media;
+use vchat_proto::wire::pb;
 
 use super::client::{Heard, Shown};
 use super::media::{Decoder, Encoder};
@@ -20,13 +21,24 @@ use crate::netem::Random;
 /// Camera, encoder and microphone.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// A frame is needed that depends on none later than this one; without one, a key frame.
-    pub(super) wanted: Option<Option<FrameId>>,
-    encoder: Encoder,
-    video: Option<Packetizer>,
+    full: Camera,
+    small: Camera,
+    /// Nobody can take more of the full pictures.
+    limit: Option<Bitrate>,
     audio: Option<Packetizer>,
     picture_at: Duration,
     sound_at: Duration,
+}
+
+/// One size of the camera's pictures.
+#[derive(Debug)]
+struct Camera {
+    /// A frame is needed that depends on none later than this one; without one, a key frame.
+    needed: Option<Option<FrameId>>,
+    /// Somebody receives it.
+    wanted: bool,
+    encoder: Encoder,
+    packetizer: Option<Packetizer>,
 }
 
 /// Somebody's pictures.
@@ -54,9 +66,9 @@ pub(super) struct Voice {
 impl Source {
     pub(super) fn new(now: Duration, random: &mut Random) -> Self {
         Self {
-            wanted: None,
-            encoder: Encoder::new(Random::new(random.bits(), 0)),
-            video: None,
+            full: Camera::new(random),
+            small: Camera::new(random),
+            limit: None,
             audio: None,
             picture_at: now + random.below(FRAME_INTERVAL),
             sound_at: now + random.below(FRAME),
@@ -66,15 +78,35 @@ impl Source {
     /// The relay has numbered our tracks: sending begins, with a key frame.
     pub(super) fn begin(&mut self, me: &Me) {
         let of_kind = |kind| {
-            let track = me.tracks.iter().find(|(_, k)| kind_of(*k) == kind);
-            track.map(|(id, _)| Packetizer::new(kind, *id))
+            let track = me.tracks.iter().find(|(_, k)| *k == kind);
+            track.map(|(id, _)| Packetizer::new(kind_of(kind), *id))
         };
-        (self.video, self.audio) = (of_kind(MediaKind::Video), of_kind(MediaKind::Audio));
-        self.wanted = Some(None);
+        self.audio = of_kind(pb::TrackKind::Microphone);
+        self.full.begin(of_kind(pb::TrackKind::Camera), true);
+        self.small.begin(of_kind(pb::TrackKind::CameraSmall), false);
+        self.limit = None;
     }
 
     pub(super) fn pause(&mut self) {
-        (self.video, self.audio) = (None, None);
+        (self.full.packetizer, self.small.packetizer, self.audio) = (None, None, None);
+    }
+
+    /// Somebody receives this track, or nobody does any more.
+    pub(super) fn set_wanted(&mut self, track: TrackId, wanted: bool) {
+        if let Some(camera) = self.camera(track) {
+            camera.wanted = wanted;
+            camera.needed = Some(None);
+        }
+    }
+
+    /// Nobody can take more of the full pictures.
+    pub(super) const fn set_limit(&mut self, limit: Option<Bitrate>) {
+        self.limit = limit;
+    }
+
+    fn camera(&mut self, track: TrackId) -> Option<&mut Camera> {
+        let is = |c: &Camera| c.packetizer.as_ref().is_some_and(|p| p.track() == track);
+        [&mut self.full, &mut self.small].into_iter().find(|c| is(c))
     }
 
     pub(super) fn next_event(&self) -> Duration {
@@ -82,8 +114,9 @@ impl Source {
     }
 
     /// Somebody needs a refresh. Of several requests the one that helps all counts.
-    pub(super) fn want(&mut self, decoded: Option<FrameId>) {
-        self.wanted = Some(match (self.wanted, decoded) {
+    pub(super) fn want(&mut self, track: TrackId, decoded: Option<FrameId>) {
+        let Some(camera) = self.camera(track) else { return };
+        camera.needed = Some(match (camera.needed, decoded) {
             (None, decoded) => decoded,
             (Some(Some(a)), Some(b)) => Some(if a.is_after(b) { b } else { a }),
             (Some(_), _) => None,
@@ -102,14 +135,17 @@ impl Source {
         while self.picture_at <= now {
             let captured = clock + self.picture_at;
             self.picture_at += FRAME_INTERVAL;
-            let Some((sender, packetizer)) = sender.as_deref_mut().zip(self.video.as_mut()) else { continue };
+            let Some(sender) = sender.as_deref_mut() else { continue };
             // What waits already is enough: the next picture will be a newer one.
             if sender.video_wait(at) > BACKLOG || sender.is_silent(at) {
                 continue;
             }
-            let (data, encoded) = self.encoder.encode(self.wanted.take(), sender.video_target());
-            let info = FrameInfo { captured, ..encoded };
-            send(sender, at, packetizer.packetize_frame(&info, &data));
+            let target = sender.video_target();
+            let small = Bitrate::from_bps(if self.small.wanted { target.bps() / 4 } else { 0 });
+            let full = Bitrate::from_bps(target.bps() - small.bps());
+            let full = self.limit.map_or(full, |limit| limit.min(full));
+            self.full.encode(sender, at, captured, full);
+            self.small.encode(sender, at, captured, small);
         }
         while self.sound_at <= now {
             let captured = clock + self.sound_at;
@@ -119,6 +155,25 @@ impl Source {
                 let data: Vec<u8> = number.into_iter().cycle().take(OPUS_BYTES).collect();
                 send(sender, at, packetizer.packetize(&data, true, captured));
             }
+        }
+    }
+}
+
+impl Camera {
+    fn new(random: &mut Random) -> Self {
+        let encoder = Encoder::new(Random::new(random.bits(), 0));
+        Self { needed: None, wanted: false, encoder, packetizer: None }
+    }
+
+    fn begin(&mut self, packetizer: Option<Packetizer>, wanted: bool) {
+        (self.packetizer, self.wanted, self.needed) = (packetizer, wanted, Some(None));
+    }
+
+    fn encode(&mut self, sender: &mut Sender, at: Instant, captured: MediaTime, rate: Bitrate) {
+        if let Some(packetizer) = self.packetizer.as_mut().filter(|_| self.wanted) {
+            let (data, encoded) = self.encoder.encode(self.needed.take(), rate);
+            let info = FrameInfo { captured, ..encoded };
+            send(sender, at, packetizer.packetize_frame(&info, &data));
         }
     }
 }
@@ -141,7 +196,8 @@ impl Video {
         track: TrackId,
         needed: &mut Vec<(TrackId, Option<FrameId>)>,
         shown: &mut Vec<Shown>,
-    ) {
+    ) -> Option<MediaTime> {
+        let mut key = None;
         while let Some(output) = self.reassembler.poll_output() {
             match output {
                 Output::RefreshNeeded(decoded) => needed.push((track, decoded)),
@@ -153,20 +209,22 @@ impl Video {
                         "the header's key flag: {}",
                         self.from
                     );
+                    key = frame.key.then_some(frame.captured).or(key);
                     let captured = frame.captured.as_micros() as i64 + self.clock_zero_us;
                     let captured = Duration::from_micros(captured.max(0).unsigned_abs());
-                    let newest = shown.last().map(|s| s.captured);
-                    assert!(
-                        newest.is_none_or(|n| captured > n),
-                        "older than the picture before: {}",
-                        self.from
-                    );
+                    // The first pictures of another size may be older than the last one of the size before.
+                    if shown.last().is_some_and(|s| captured <= s.captured) {
+                        continue;
+                    }
                     let due = frame.due.map_or(0, |due| due.as_micros() as i64 + self.viewer_zero_us);
                     let at = now.max(Duration::from_micros(due.max(0).unsigned_abs()));
+                    // A decoder shows one after the other.
+                    let at = shown.last().map_or(at, |last| at.max(last.at));
                     shown.push(Shown { at, captured, number: picture.number, key: frame.key });
                 }
             }
         }
+        key
     }
 }
 
@@ -224,7 +282,12 @@ impl Voice {
         let number = packet.id.0;
         let payload = number.to_be_bytes().into_iter().cycle().take(OPUS_BYTES);
         assert!(payload.eq(packet.payload.iter().copied()), "sound is damaged: {}", self.from);
-        assert!(self.last.is_none_or(|last| number > last), "sound out of order: {}", self.from);
+        assert!(
+            self.last.is_none_or(|last| number > last),
+            "sound out of order: {number} of {} after {:?}",
+            self.from,
+            self.last
+        );
         self.last = Some(number);
     }
 }

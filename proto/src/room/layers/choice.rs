@@ -79,10 +79,15 @@ pub(crate) struct Costs {
 impl Costs {
     /// A silent camera takes nothing; a small track that is not sent is taken for a part of the full one.
     pub(crate) fn of(source: &Source, now: Instant) -> Self {
-        let full = source.full.meter.rates(now).unwrap_or_default();
+        let times = |rate: Bitrate| Bitrate::from_bps(rate.bps() * FULL_PER_SMALL);
+        let small = source.small.as_ref().and_then(|s| s.meter.rates(now));
+        // A full track that was stopped for want of receivers is taken for as many times the small one.
+        let stopped = small.filter(|_| !source.full.wanted);
+        let guess = stopped.map(|small| Rates { all: times(small.all), base: times(small.base) });
+        let full = source.full.meter.rates(now).or(guess).unwrap_or_default();
         let part = |rate: Bitrate| Bitrate::from_bps(rate.bps() / FULL_PER_SMALL);
         let guess = Rates { all: part(full.all), base: part(full.base) };
-        let small = source.small.as_ref().and_then(|s| s.meter.rates(now)).unwrap_or(guess);
+        let small = small.unwrap_or(guess);
         Self { full, small }
     }
 

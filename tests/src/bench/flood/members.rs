@@ -1,18 +1,22 @@
 //! The honest ones: a call that goes on, and somebody who wants to come in.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, timeout};
 use vchat_certs::identity::Identity;
+use vchat_proto::hop;
 use vchat_proto::packetize::Packetizer;
 use vchat_proto::stats::Distribution;
-use vchat_proto::units::MediaTime;
+use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::wire::hop::{Packet, Report};
 use vchat_proto::wire::pb;
 
 use crate::bench::guest::{Guest, Stream, control_up};
@@ -80,14 +84,10 @@ impl Member {
         let guest = Guest::join(relay, identity, "flooded", &kinds).await.context("cannot join the call")?;
         let connection = guest.line.connection.clone();
         let key_frame = Arc::new(AtomicBool::new(true));
-        let sending = tokio::spawn(send(
-            guest_tracks(&guest)?,
-            connection.clone(),
-            stage.clone(),
-            place,
-            key_frame.clone(),
-        ));
-        let receiving = tokio::spawn(receive(connection.clone(), stage.clone()));
+        let (reports_in, reports) = mpsc::channel(REPORTS);
+        let source = Source { tracks: guest_tracks(&guest)?, place, key_frame: key_frame.clone() };
+        let sending = tokio::spawn(send(source, connection.clone(), stage.clone(), reports));
+        let receiving = tokio::spawn(receive(connection.clone(), stage.clone(), reports_in));
         let answering = tokio::spawn(async move {
             let Guest { line: _line, mut control, .. } = guest;
             answer(&mut control, &key_frame).await;
@@ -111,13 +111,22 @@ fn guest_tracks(guest: &Guest) -> anyhow::Result<[Packetizer; 2]> {
     Ok([Packetizer::new(MediaKind::Video, camera), Packetizer::new(MediaKind::Audio, microphone)])
 }
 
-async fn send(
-    [mut camera, mut microphone]: [Packetizer; 2],
-    connection: quinn::Connection,
-    stage: Arc<Stage>,
+/// Camera and microphone of a member.
+struct Source {
+    tracks: [Packetizer; 2],
+    /// Its place among the members.
     place: u32,
     key_frame: Arc<AtomicBool>,
+}
+
+async fn send(
+    source: Source,
+    connection: quinn::Connection,
+    stage: Arc<Stage>,
+    mut reports: mpsc::Receiver<Report>,
 ) -> anyhow::Result<[u64; PHASES]> {
+    let Source { tracks: [mut camera, mut microphone], place, key_frame } = source;
+    let mut hop = hop::Sender::new(Instant::now(), hop::Settings { start: RATE, video_max: RATE });
     let mut sent = [0; PHASES];
     // Cameras are not in step.
     tokio::time::sleep(AUDIO_EVERY * place / 4).await;
@@ -125,7 +134,20 @@ async fn send(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut tick = u64::from(place);
     while !stage.over.load(Ordering::Relaxed) {
-        ticks.tick().await;
+        let due = hop.poll_timeout().unwrap_or_else(|| Instant::now() + AUDIO_EVERY);
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Some(report) = reports.recv() => {
+                hop.handle_report(Instant::now(), &report);
+                pump(&mut hop, &connection)?;
+                continue;
+            }
+            () = tokio::time::sleep_until(due.into()) => {
+                hop.handle_timeout(Instant::now());
+                pump(&mut hop, &connection)?;
+                continue;
+            }
+        }
         tick += 1;
         let phase = stage.phase();
         let captured = MediaTime::from_micros(stage.now_us());
@@ -139,25 +161,65 @@ async fn send(
             *count += datagrams.len() as u64;
         }
         for datagram in datagrams {
-            connection.send_datagram(datagram.freeze()).context("a member lost its connection")?;
+            let media = Media::parse(datagram.freeze())?;
+            hop.push(Instant::now(), media.header, media.body);
         }
+        pump(&mut hop, &connection)?;
     }
     Ok(sent)
 }
 
+fn pump(hop: &mut hop::Sender, connection: &quinn::Connection) -> anyhow::Result<()> {
+    while let Some(datagram) = hop.poll_datagram(Instant::now()) {
+        connection.send_datagram(datagram).context("a member lost its connection")?;
+    }
+    Ok(())
+}
+
 /// Counts until the connection ends. A datagram belongs to the part in which it was sent.
-async fn receive(connection: quinn::Connection, stage: Arc<Stage>) -> [Heard; PHASES] {
+async fn receive(
+    connection: quinn::Connection,
+    stage: Arc<Stage>,
+    reports: mpsc::Sender<Report>,
+) -> [Heard; PHASES] {
     let mut heard: [Heard; PHASES] = Default::default();
-    while let Ok(datagram) = connection.read_datagram().await {
-        let Ok(media) = Media::parse(datagram) else { continue };
-        let phase = media.payload().first().copied().map_or(PHASES, usize::from);
-        if let Some(heard) = heard.get_mut(phase) {
-            let delay = stage.now_us().saturating_sub(media.header.captured.as_micros());
-            heard.datagrams += 1;
-            heard.delays.record(i64::try_from(delay).unwrap_or(i64::MAX));
+    let mut hop = hop::Receiver::new(Instant::now());
+    // Sound may come more than once.
+    let mut known = HashSet::new();
+    loop {
+        let due = hop.poll_timeout().unwrap_or_else(|| Instant::now() + STRAGGLERS);
+        let datagram = tokio::select! {
+            datagram = connection.read_datagram() => match datagram {
+                Ok(datagram) => Some(datagram),
+                Err(_) => return heard,
+            },
+            () = tokio::time::sleep_until(due.into()) => None,
+        };
+        let now = Instant::now();
+        if let Some(datagram) = datagram {
+            let len = datagram.len();
+            match Packet::parse(datagram) {
+                // What does not fit is older than what comes next.
+                Ok((_, Packet::Report(report))) => drop(reports.try_send(report)),
+                Ok((number, packet)) => hop.handle_packet(now, number, len, packet),
+                Err(_) => {}
+            }
+        }
+        if let Some(report) = hop.poll_report(now) {
+            drop(connection.send_datagram(report));
+        }
+        while let Some(media) = hop.poll_media() {
+            let header = &media.header;
+            let phase = media.payload().first().copied().map_or(PHASES, usize::from);
+            if let Some(heard) = heard.get_mut(phase)
+                && known.insert((header.track, header.frame, header.index))
+            {
+                let delay = stage.now_us().saturating_sub(header.captured.as_micros());
+                heard.datagrams += 1;
+                heard.delays.record(i64::try_from(delay).unwrap_or(i64::MAX));
+            }
         }
     }
-    heard
 }
 
 /// Does what the relay asks for.
@@ -208,6 +270,11 @@ const AUDIO_BYTES: usize = 80;
 /// 1.2 Mb/s at 30 pictures a second: five datagrams each.
 const VIDEO_BYTES: usize = 5000;
 const KEY_BYTES: usize = 20_000;
+
+/// Enough from the start: what is measured is the flood, not how the rate is found.
+const RATE: Bitrate = Bitrate::from_kbps(3_000);
+/// Reports that wait to be read.
+const REPORTS: usize = 16;
 
 /// What takes longer is lost to a conversation.
 const STRAGGLERS: Duration = Duration::from_millis(500);
