@@ -16,7 +16,7 @@ impl Numbers {
 
     /// The whole number of a datagram that has come.
     pub(super) fn extend(&mut self, number: u16) -> u64 {
-        let whole = near(self.highest.unwrap_or(BASE + u64::from(number)), number);
+        let whole = near(self.highest.unwrap_or_else(|| BASE + u64::from(number)), number);
         self.highest = self.highest.max(Some(whole));
         whole
     }

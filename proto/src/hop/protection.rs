@@ -42,8 +42,8 @@ impl Protection {
             return 0;
         }
         let bearable = match self.round_trip.as_millis() {
-            ..=35 => 0.2,
-            ..=80 => 0.07,
+            0..=35 => 0.2,
+            36..=80 => 0.07,
             _ => 0.03,
         };
         let bearable = match importance {

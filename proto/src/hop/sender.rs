@@ -589,7 +589,7 @@ impl Sender {
 
     /// The report in whole numbers and microseconds, the oldest first.
     fn arrivals(&mut self, highest: u64, report: &Report) -> Vec<Arrival> {
-        let reference = self.ticks.unwrap_or(1 << 32 | u64::from(report.arrived));
+        let reference = self.ticks.unwrap_or_else(|| 1 << 32 | u64::from(report.arrived));
         let ahead = report.arrived.wrapping_sub(reference as u32).cast_signed();
         let mut tick = reference.saturating_add_signed(ahead.into());
         self.ticks = Some(tick);

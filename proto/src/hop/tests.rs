@@ -123,10 +123,10 @@ impl Hop {
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
-            if self.now.as_micros() % 33_000 == 0 {
+            if self.now.as_micros().is_multiple_of(33_000) {
                 self.picture();
             }
-            if self.now.as_micros() % 10_000 == 0 {
+            if self.now.as_micros().is_multiple_of(10_000) {
                 self.say();
             }
             self.step();
