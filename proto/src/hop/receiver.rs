@@ -175,7 +175,8 @@ impl Receiver {
         let before = self.numbers.highest();
         let number = self.numbers.extend(number);
         // Numbers begin at 0, so what lies before the first one to come is missing.
-        let ahead = before.map_or(number - Numbers::FIRST + 1, |highest| number.saturating_sub(highest));
+        let ahead =
+            before.map_or_else(|| number - Numbers::FIRST + 1, |highest| number.saturating_sub(highest));
         self.totals.expected += ahead;
         // After a leap, what lies between is beyond repair.
         for _ in 0..ahead.min(WINDOW as u64) {

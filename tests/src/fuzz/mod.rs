@@ -5,6 +5,7 @@
 
 mod admission;
 mod estimator;
+mod hop;
 mod jitter;
 mod reassembly;
 mod room;
@@ -14,6 +15,7 @@ mod wire;
 
 pub use self::admission::admission;
 pub use self::estimator::estimator;
+pub use self::hop::hop;
 pub use self::jitter::jitter;
 pub use self::reassembly::reassembly;
 pub use self::room::room;
@@ -25,7 +27,7 @@ pub use self::wire::{datagram, framing, names};
 pub type Body = fn(&[u8]);
 
 /// All bodies by name.
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("datagram", datagram),
     ("framing", framing),
     ("names", names),
@@ -33,6 +35,7 @@ pub const TARGETS: [(&str, Body); 11] = [
     ("reassembly", reassembly),
     ("jitter", jitter),
     ("estimator", estimator),
+    ("hop", hop),
     ("session", session),
     ("admission", admission),
     ("trust", trust),
