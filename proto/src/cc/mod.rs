@@ -328,8 +328,8 @@ const MAX_USED_LOSS: f64 = 0.7;
 const PACE: f64 = 2.5;
 /// Pace on a narrow line, times its rate, and at least times the target: the line never idles within a frame, and no
 /// more than this surplus piles up in front of sound.
-const NARROW_PACE: f64 = 1.3;
-const NARROW_FLOOR: f64 = 1.3;
+const NARROW_PACE: f64 = 1.2;
+const NARROW_FLOOR: f64 = 1.2;
 /// Pace on a line that spreads nothing, times what has been seen to pass: doubles until frames leave at once.
 const WIDE_PACE: f64 = 2.0;
 /// 20 kB, a large key frame, leave within 2 ms.

@@ -16,7 +16,7 @@ use crate::egress::{Egress, Queued};
 use crate::id::{FrameId, TrackId};
 use crate::units::Bitrate;
 use crate::wire::datagram::MediaHeader;
-use crate::wire::hop::{self, Fate, MAX_BUNDLE, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD};
+use crate::wire::hop::{self, Fate, MAX_BUNDLE, MAX_REPORTED, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD};
 use crate::wire::limits::MAX_DATAGRAM;
 
 /// Numbers, paces, protects and repairs what leaves over one hop.
@@ -247,12 +247,19 @@ impl Sender {
         let first = self.first();
         let lost: Vec<u64> = (first..).zip(&self.history).filter_map(is_lost).collect();
         lost.into_iter().for_each(|number| self.lose(now, number));
-        // Reports repeat themselves, so what none speaks of any more fell into a gap of reports, not of media: an outage of both
-        // directions leaves no gap, for the highest number stands still in it.
+        // Reports repeat themselves, so what none speaks of any more fell into a gap of reports, not of media: in an outage of both
+        // directions the highest number stands still, and after it a report tells of all that it can hold.
         let told_from = (highest + 1).saturating_sub(report.fates.len() as u64);
         let before = (first..told_from).zip(&self.history);
         let forgotten: Vec<u64> = before.filter(|(_, e)| unknown(e)).map(|(number, _)| number).collect();
-        forgotten.into_iter().for_each(|number| self.arrived(number, true));
+        let full = report.fates.len() == MAX_REPORTED;
+        for number in forgotten {
+            if full {
+                self.lose(now, number);
+            } else {
+                self.arrived(number, true);
+            }
+        }
         self.forget_old(now);
         self.collect_refreshes();
     }
