@@ -307,7 +307,7 @@ impl Layers {
         let shows = plan.iter().any(|item| item.choices[0] != Choice::Nothing);
         // Of what is limited more would be sent if the hop bore it.
         let limited = |item: &Item| self.cameras.get(&item.full).is_some_and(|s| s.limit.told.is_some());
-        let best = if plan.iter().any(limited) { best * 3 / 2 } else { best };
+        let best = if plan.iter().any(limited) { best * 3 } else { best };
         let wanted = Bitrate::from_bps(if shows { best.max(MIN_WANTED.bps()) } else { 0 });
         self.output.extend(budget.news(now, wanted).map(|rate| Output::VideoWanted(id, rate)));
         for item in plan {
@@ -422,7 +422,7 @@ impl Limit {
                 if self.at.is_some_and(|at| now < at + LIMIT_STEP) {
                     return None;
                 }
-                let more = percent(told, 115).min(bears.unwrap_or(u64::MAX));
+                let more = percent(told, 150).min(bears.unwrap_or(u64::MAX));
                 let enough = bears.is_none() && more > 2 * measured;
                 if enough { None } else { Some(more) }
             }
@@ -531,7 +531,7 @@ const MIN_LIMIT: u64 = 150_000;
 /// The same where there is no small one.
 const MIN_ONLY_LIMIT: u64 = 40_000;
 /// Between two steps of a limit upwards: what a hop makes of the last one has shown by then.
-const LIMIT_STEP: Duration = Duration::from_millis(700);
+const LIMIT_STEP: Duration = Duration::from_millis(500);
 /// What may be taken up when more is tried: rates swing, and a fuller hop would be too full at once.
 const RAISE_PERCENT: u64 = 85;
 /// A key frame that does not come is asked for again; longer than most round trips and the time of an encoder to start.
