@@ -16,7 +16,9 @@ use crate::egress::{Egress, Queued};
 use crate::id::{FrameId, TrackId};
 use crate::units::Bitrate;
 use crate::wire::datagram::MediaHeader;
-use crate::wire::hop::{self, Fate, MAX_BUNDLE, MAX_REPORTED, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD};
+use crate::wire::hop::{
+    self, Fate, MAX_BUNDLE, MAX_REPORTED, PARITY_SPAN, Parity, Report, TICK_US, WIRE_OVERHEAD,
+};
 use crate::wire::limits::MAX_DATAGRAM;
 
 /// Numbers, paces, protects and repairs what leaves over one hop.
