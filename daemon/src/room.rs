@@ -122,8 +122,7 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
         }
         Command::Hop(to, budget, loss) => {
             room.handle_budget(now, to, budget);
-            let burst_ms = (loss.burst * DATAGRAM_MS) as u32;
-            room.handle_loss(now, to, (loss.rate * 1e3) as u32, burst_ms);
+            room.handle_loss(now, to, (loss.rate * 1e3) as u32, loss.burst_ms());
         }
         Command::Leave(id, reason) => {
             room.leave(now, id, reason);
@@ -203,9 +202,6 @@ fn unix_ms() -> u64 {
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
-
-/// Between two datagrams of a call, about.
-const DATAGRAM_MS: f64 = 5.0;
 
 /// How long an empty room keeps its chat, for people who drop out together and come back.
 pub(crate) const LINGER: Duration = Duration::from_secs(600);

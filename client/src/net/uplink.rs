@@ -168,7 +168,7 @@ impl Uplink {
     /// How long losses last when they come, in milliseconds.
     pub(crate) fn burst_ms(&self) -> u32 {
         let Some(loss) = self.sender.as_ref().map(Sender::loss).filter(|l| l.rate > 0.0) else { return 0 };
-        (loss.burst * DATAGRAM_MS) as u32
+        loss.burst_ms()
     }
 
     /// Video frames sent since the last call.
@@ -230,8 +230,6 @@ impl Uplink {
     }
 }
 
-/// Between two datagrams of a call, about.
-const DATAGRAM_MS: f64 = 5.0;
 /// Two frames at 30 a second: enough to even out a key frame, too little to be felt.
 const BACKLOG: Duration = Duration::from_millis(66);
 /// A quarter of the pixels for a quarter of the bits: softer, but it is shown small or to who cannot receive more.

@@ -11,6 +11,14 @@ pub struct Loss {
     pub burst: f64,
 }
 
+impl Loss {
+    /// How long losses last when they come, in milliseconds of a call.
+    #[must_use]
+    pub fn burst_ms(&self) -> u32 {
+        (self.burst * DATAGRAM_MS) as u32
+    }
+}
+
 /// What became of the datagrams of the last [`WINDOW_US`], in their order.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
@@ -52,6 +60,8 @@ impl Losses {
     }
 }
 
+/// Between two datagrams of a call, about.
+const DATAGRAM_MS: f64 = 5.0;
 /// Bursts of a bad Wi-Fi are 10 to 100 ms apart: two seconds hold enough of them for a mean.
 const WINDOW_US: i64 = 2_000_000;
 /// Two seconds at 20 Mb/s.

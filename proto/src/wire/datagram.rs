@@ -219,36 +219,6 @@ impl HopCounter {
     }
 }
 
-/// Counts what a hop lost, from the numbers of what arrived.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HopLoss {
-    highest: Option<u16>,
-    expected: u64,
-    received: u64,
-}
-
-impl HopLoss {
-    /// Notes a datagram that arrived.
-    pub fn record(&mut self, hop: u16) {
-        self.received += 1;
-        let Some(highest) = self.highest else {
-            (self.highest, self.expected) = (Some(hop), 1);
-            return;
-        };
-        let ahead = hop.wrapping_sub(highest);
-        if ahead < 0x8000 {
-            self.highest = Some(hop);
-            self.expected += u64::from(ahead);
-        }
-    }
-
-    /// Datagrams that were sent so far, as far as the numbers tell, and those that arrived.
-    #[must_use]
-    pub const fn totals(&self) -> (u64, u64) {
-        (self.expected, self.received)
-    }
-}
-
 /// Bytes of the hop prefix.
 pub const HOP_LEN: usize = 2;
 /// What a repair takes more than what it repairs ([`super::hop`]), so that it fits a datagram too.
@@ -342,13 +312,6 @@ mod tests {
         let forwarded = HopCounter { next: 500 }.forward(&media.body);
         assert_eq!(forwarded[2..], original[2..]);
         assert_eq!(Media::parse(forwarded).expect("valid").hop, 500);
-    }
-
-    #[test]
-    fn loss_is_counted_across_the_wrap_and_despite_reordering() {
-        let mut loss = HopLoss::default();
-        [65533, 65535, 65534, 1, 4].into_iter().for_each(|n| loss.record(n));
-        assert_eq!(loss.totals(), (8, 5));
     }
 
     proptest! {
