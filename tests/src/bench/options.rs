@@ -94,6 +94,8 @@ pub(super) enum Source {
     Card,
     /// A film made for this
     Clip,
+    /// The same in a dim room, whose noise leaves no link empty
+    Dim,
 }
 
 /// The encoders of `vchat-client`.
@@ -209,8 +211,10 @@ impl fmt::Display for Setup {
         let (width, height) = self.size;
         let profile = self.profile.name();
         write!(f, "{profile}, {width}x{height} at {} fps, {}", self.fps, self.encoder.name())?;
-        if self.source == Source::Clip {
-            f.write_str(", clip")?;
+        match self.source {
+            Source::Card => {}
+            Source::Clip => f.write_str(", clip")?,
+            Source::Dim => f.write_str(", dim clip")?,
         }
         if self.voice == Voice::Speech {
             f.write_str(", speech")?;

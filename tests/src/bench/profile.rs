@@ -77,7 +77,12 @@ impl Profile {
 
     /// What cameras show unless it is chosen. The test card is so simple that it leaves a narrow link half empty.
     pub(super) const fn source(self) -> Source {
-        if matches!(self, Self::Narrow | Self::Step | Self::Mobile) { Source::Clip } else { Source::Card }
+        match self {
+            // Anything simpler does not take all of 2 Mb/s, so nobody could tell that it came back to that.
+            Self::Step => Source::Dim,
+            Self::Narrow | Self::Mobile => Source::Clip,
+            _ => Source::Card,
+        }
     }
 
     /// The most that a camera may send unless it is chosen: a step is told by what fills the link above it.

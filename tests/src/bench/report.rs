@@ -100,7 +100,9 @@ impl fmt::Display for Report {
         if let Some(row) = self.rows.first() {
             let display = match (row.setup.display, row.setup.source) {
                 (Display::Files, Source::Card) => "picture delay from the pixels shown",
-                (Display::Files, Source::Clip) => "picture delay from the numbers in the pixels shown",
+                (Display::Files, Source::Clip | Source::Dim) => {
+                    "picture delay from the numbers in the pixels shown"
+                }
                 (Display::Window, _) => {
                     "picture delay of the whole call as the clients tell it, the worse of both; freezes too"
                 }

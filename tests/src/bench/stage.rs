@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::clip::Clip;
+use super::clip::{self, Clip};
 use super::options::{Display, Setup, Source};
 use super::profile::Profile;
 use crate::harness::{Process, PulseServer, Relay, Xvfb, client};
@@ -42,7 +42,10 @@ impl Stage {
         };
         let clip = match setup.source {
             Source::Card => None,
-            Source::Clip => Some(Clip::create(&home.path().join("clip.y4m"), setup.size, setup.fps)?),
+            Source::Clip | Source::Dim => {
+                let noise = if setup.source == Source::Dim { clip::DIM_NOISE } else { clip::NOISE };
+                Some(Clip::create(&home.path().join("clip.y4m"), setup.size, setup.fps, noise)?)
+            }
         };
         let relay = Relay::start()?;
         let mut lines = Vec::new();
