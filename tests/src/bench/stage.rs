@@ -40,13 +40,13 @@ impl Stage {
             Display::Files => None,
             Display::Window => Some(Xvfb::start(SCREEN.0, SCREEN.1)?),
         };
-        let clip = match setup.source {
+        let noise = match setup.source {
             Source::Card => None,
-            Source::Clip | Source::Dim => {
-                let noise = if setup.source == Source::Dim { clip::DIM_NOISE } else { clip::NOISE };
-                Some(Clip::create(&home.path().join("clip.y4m"), setup.size, setup.fps, noise)?)
-            }
+            Source::Clip => Some(clip::NOISE),
+            Source::Dim => Some(clip::DIM_NOISE),
         };
+        let film = |noise| Clip::create(&home.path().join("clip.y4m"), setup.size, setup.fps, noise);
+        let clip = noise.map(film).transpose()?;
         let relay = Relay::start()?;
         let mut lines = Vec::new();
         for number in 0..setup.profile.clients() {
