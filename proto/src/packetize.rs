@@ -1,9 +1,11 @@
 //! Frames to datagrams.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use crate::id::{FrameId, TrackId};
-use crate::units::MediaTime;
+use crate::units::{Bitrate, MediaTime};
 use crate::wire::datagram::{Dependency, MediaHeader, MediaKind};
 use crate::wire::limits::MAX_FRAGMENTS;
 
@@ -16,6 +18,8 @@ pub struct Packetizer {
     kind: MediaKind,
     track: TrackId,
     next: FrameId,
+    /// The most payload of a fragment.
+    max_payload: usize,
 }
 
 /// What an encoder says of one frame.
@@ -42,7 +46,16 @@ impl Packetizer {
     /// For a track as the relay numbered it; frames count from 0.
     #[must_use]
     pub const fn new(kind: MediaKind, track: TrackId) -> Self {
-        Self { kind, track, next: FrameId(0) }
+        Self { kind, track, next: FrameId(0), max_payload: MediaHeader::MAX_PAYLOAD }
+    }
+
+    /// For a track that is sent at `rate`: cuts frames so that no fragment takes longer than [`FRAGMENT_TIME`] at that rate.
+    ///
+    /// On a narrow line sound waits for the fragment before it, and a relay sends none on before it has all of it; on a wide one
+    /// neither is felt, and large fragments have fewer headers.
+    pub fn set_rate(&mut self, rate: Bitrate) {
+        let payload = usize::try_from(rate.bytes_in(FRAGMENT_TIME)).unwrap_or(usize::MAX);
+        self.max_payload = payload.clamp(MIN_FRAGMENT, MediaHeader::MAX_PAYLOAD);
     }
 
     /// The track.
@@ -86,7 +99,9 @@ impl Packetizer {
         {
             return Err(FrameSizeError(data.len()));
         }
-        let count = data.len().div_ceil(MediaHeader::MAX_PAYLOAD);
+        let count = data.len().div_ceil(self.max_payload);
+        let count =
+            if count > MAX_FRAGMENTS.into() { data.len().div_ceil(MediaHeader::MAX_PAYLOAD) } else { count };
         let header = |index: usize| MediaHeader {
             kind: self.kind,
             track: self.track,
@@ -108,6 +123,10 @@ impl Packetizer {
 
 /// Largest frame in bytes.
 pub const MAX_FRAME: usize = MAX_FRAGMENTS as usize * MediaHeader::MAX_PAYLOAD;
+/// Less than the time between two packets of sound.
+const FRAGMENT_TIME: Duration = Duration::from_millis(8);
+/// With less, headers take a seventh of the line and more.
+const MIN_FRAGMENT: usize = 400;
 
 #[cfg(test)]
 mod tests {
@@ -147,6 +166,21 @@ mod tests {
             assert_eq!(FrameInfo { number, dependency, temporal, discardable, captured }, frame);
         }
         assert_eq!(packetizer.next_frame(), FrameId(41));
+    }
+
+    #[test]
+    fn no_fragment_takes_long_on_a_narrow_line() {
+        let mut packetizer = Packetizer::new(MediaKind::Video, TrackId(3));
+        let mut lens = |kbps, len| {
+            packetizer.set_rate(Bitrate::from_kbps(kbps));
+            let parts = packetizer.packetize(&vec![1; len], true, MediaTime::default()).expect("fits");
+            parts.into_iter().map(|d| Media::parse(d.freeze()).expect("valid").payload().len()).collect()
+        };
+        let (fine, narrow, wide): (Vec<_>, Vec<_>, Vec<_>) =
+            (lens(500, 2000), lens(30, 1600), lens(5000, 2000));
+        assert_eq!((fine, narrow, wide), (vec![500; 4], vec![400; 4], vec![1000; 2]));
+        // What is too large for so many fragments is cut as on a wide line.
+        assert_eq!(lens(30, MAX_FRAME).len(), 256);
     }
 
     #[test]

@@ -400,3 +400,42 @@ fn sound_survives_loss_and_jitter_with_little_concealment_and_little_delay() {
         assert!(heard.stats.late * 100 <= all * 2, "{:?}", heard.stats);
     });
 }
+
+#[test]
+fn a_call_follows_a_line_that_becomes_narrow_and_wide_again() {
+    seeds(10, |seed| {
+        let line = |kbps| {
+            let rate = Some(Bitrate::from_kbps(kbps));
+            Path::both(&Settings { delay: ms(10), rate, buffer: ms(300), ..Settings::default() })
+        };
+        let mut world = World::new(seed).with_video_max(Bitrate::from_kbps(2500));
+        let both = [world.add("ann", line(2000)), world.add("bob", line(2000))];
+        let wide = Bitrate::from_kbps(1300);
+        let uses = |w: &World| both.iter().all(|who| w.client(*who).sends() > wide);
+        world.run_until(ms(10_000), uses).expect("much of a wide line is used");
+        world.run_for(ms(2000));
+        both.iter().for_each(|who| world.set_path(*who, line(500)));
+        world.run_for(ms(3000));
+        let from = world.now();
+        world.run_for(ms(12_000));
+        let to = world.now() - ms(500);
+        for (who, other) in [(both[0], "bob"), (both[1], "ann")] {
+            let shown = world.client(who).shown(other);
+            assert!(captured_within(shown, from, to) * 100 >= frames_in(to - from) * 95);
+            let mut delays: Vec<_> =
+                shown.iter().filter(|s| s.captured >= from).map(|s| s.at - s.captured).collect();
+            delays.sort();
+            assert!(delays[delays.len() / 2] < ms(90), "{:?}", delays[delays.len() / 2]);
+        }
+        both.iter().for_each(|who| world.set_path(*who, line(2000)));
+        let again = world.now();
+        let took = world.run_until(ms(15_000), uses).unwrap_or(ms(99_000));
+        eprintln!(
+            "{seed}: {:?} {:?} {:?}",
+            took.saturating_sub(again),
+            world.client(0).sends(),
+            world.client(1).sends()
+        );
+        assert!(took - again < ms(5000), "{:?}", took - again);
+    });
+}

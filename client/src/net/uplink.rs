@@ -38,6 +38,8 @@ struct Video {
     wanted: bool,
     /// Nobody can take more.
     limit: Option<Bitrate>,
+    /// What its encoder was told to aim at.
+    rate: Bitrate,
 }
 
 impl Uplink {
@@ -50,7 +52,7 @@ impl Uplink {
         let of_kind = |kind| me.tracks.iter().find(|(_, k)| *k == kind).map(|(id, _)| *id);
         let video = |kind, wanted| {
             let packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
-            Some(Video { packetizer, begun: false, wanted, limit: None })
+            Some(Video { packetizer, begun: false, wanted, limit: None, rate: START })
         };
         self.audio = of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id));
         self.full = video(pb::TrackKind::Camera, true);
@@ -88,6 +90,7 @@ impl Uplink {
         }
         let EncodedFrame { number, dependency, temporal, discardable, captured, .. } = *frame;
         let info = FrameInfo { number, dependency, temporal, discardable, captured };
+        video.packetizer.set_rate(video.rate);
         let datagrams = video.packetizer.packetize_frame(&info, &frame.data);
         if datagrams.is_err() {
             // What follows would refer to a frame that nobody has.
@@ -207,8 +210,14 @@ impl Uplink {
         let full = self.full.as_ref().and_then(|v| v.limit).map_or(full, |limit| full.min(limit));
         self.demand.hold.store(hold, Ordering::Relaxed);
         self.demand.full.set_paused(!full_wanted);
-        self.demand.full.set_target(full);
-        self.demand.small.set_target(small);
+        for (video, demand, rate) in
+            [(&mut self.full, &self.demand.full, full), (&mut self.small, &self.demand.small, small)]
+        {
+            demand.set_target(rate);
+            if let Some(video) = video {
+                video.rate = rate;
+            }
+        }
         refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.track, refresh.decoded));
     }
 

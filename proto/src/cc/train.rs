@@ -72,6 +72,11 @@ impl Trains {
         Some(Capacity { rate, narrow: self.line.is_some(), at_us })
     }
 
+    /// How many trains left after `us`.
+    pub(super) fn since(&self, us: i64) -> usize {
+        self.samples.iter().filter(|s| s.at_us > us).count()
+    }
+
     fn quartiles(&self) -> Option<[f64; 3]> {
         if self.samples.len() < MIN_TRAINS {
             return None;

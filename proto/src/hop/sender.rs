@@ -53,6 +53,8 @@ pub struct Sender {
     parity: VecDeque<Row>,
     repairs: VecDeque<Repair>,
     padding: usize,
+    /// Padding that leaves right behind the datagram before it.
+    pair: Option<usize>,
     /// When the next paced datagram may leave.
     pace_at: Instant,
     /// A queue stood lately, and losses may come of it.
@@ -193,6 +195,7 @@ impl Sender {
             parity: VecDeque::new(),
             repairs: VecDeque::new(),
             padding: 0,
+            pair: None,
             pace_at: now,
             congested_until: None,
             shares: Shares::default(),
@@ -275,6 +278,9 @@ impl Sender {
 
     /// The next datagram to send now.
     pub fn poll_datagram(&mut self, now: Instant) -> Option<Bytes> {
+        if let Some(bytes) = self.pair.take() {
+            return Some(self.pad(now, bytes));
+        }
         if self.egress.has_audio() || self.sound.is_wanted(now) {
             return Some(self.send_audio(now));
         }
@@ -457,6 +463,7 @@ impl Sender {
         self.sent.media_bytes += wire;
         self.shares.sent(now, shares::Bytes { pictures, video: wire, audio: 0 });
         if header.index + 1 == header.count {
+            self.pair = self.estimator.poll_pair(now).map(|probe| probe.bytes);
             self.protect_where(now, |first| {
                 (first.header.track, first.header.frame) == (header.track, header.frame)
             });
@@ -492,12 +499,16 @@ impl Sender {
         if self.padding == 0 {
             self.padding = self.estimator.poll_probe(now)?.bytes;
         }
-        let len = self.padding.min(MAX_DATAGRAM + WIRE_OVERHEAD).saturating_sub(WIRE_OVERHEAD);
-        let datagram = hop::padding(self.next as u16, len);
-        let wire = self.note(now, &datagram, Content::Nothing);
-        self.padding = self.padding.saturating_sub(wire as usize);
-        self.sent.padding_bytes += wire;
-        Some(datagram)
+        let bytes = self.padding.min(MAX_DATAGRAM + WIRE_OVERHEAD);
+        self.padding -= bytes;
+        Some(self.pad(now, bytes))
+    }
+
+    /// Padding of so many bytes on the wire.
+    fn pad(&mut self, now: Instant, bytes: usize) -> Bytes {
+        let datagram = hop::padding(self.next as u16, bytes.saturating_sub(WIRE_OVERHEAD));
+        self.sent.padding_bytes += self.note(now, &datagram, Content::Nothing);
+        datagram
     }
 
     /// Enters a datagram into the history and the pace. Returns its bytes on the wire.

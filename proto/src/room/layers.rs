@@ -422,7 +422,7 @@ impl Limit {
                 if self.at.is_some_and(|at| now < at + LIMIT_STEP) {
                     return None;
                 }
-                let more = percent(told, 150).min(bears.unwrap_or(u64::MAX));
+                let more = percent(told, 200).min(bears.unwrap_or(u64::MAX));
                 let enough = bears.is_none() && more > 2 * measured;
                 if enough { None } else { Some(more) }
             }

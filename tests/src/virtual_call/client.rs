@@ -7,7 +7,7 @@ use vchat_proto::id::{ChatId, ParticipantId, TrackId};
 use vchat_proto::jitter;
 use vchat_proto::room::kind_of;
 use vchat_proto::session::{ChatLine, Event, Loss, Me, Output, Peer, Session};
-use vchat_proto::units::MediaTime;
+use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::datagram::{Media, MediaKind};
 use vchat_proto::wire::hop::Packet;
 use vchat_proto::wire::limits::{IDLE_TIMEOUT, MAX_FRAGMENTS};
@@ -131,6 +131,12 @@ impl Client {
     #[must_use]
     pub fn joins(&self) -> &[Duration] {
         &self.joins
+    }
+
+    /// What its camera's full pictures are encoded at.
+    #[must_use]
+    pub const fn sends(&self) -> Bitrate {
+        self.source.rate
     }
 
     /// The names of the others in the room.

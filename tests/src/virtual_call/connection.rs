@@ -48,12 +48,13 @@ impl Connection {
         now: Duration,
         client: usize,
         path: &Path,
+        video_max: Bitrate,
         [up, down]: [Random; 2],
     ) -> Self {
         Self {
             client,
-            up: Lane::new(start, now, &path.up, up),
-            down: Lane::new(start, now, &path.down, down),
+            up: Lane::new(start, now, &path.up, video_max, up),
+            down: Lane::new(start, now, &path.down, video_max, down),
             client_open: true,
             relay_open: true,
             participant: None,
@@ -114,11 +115,17 @@ impl Connection {
 }
 
 impl<Control, Chat> Lane<Control, Chat> {
-    fn new(start: Instant, now: Duration, settings: &Settings, mut random: Random) -> Self {
+    fn new(
+        start: Instant,
+        now: Duration,
+        settings: &Settings,
+        video_max: Bitrate,
+        mut random: Random,
+    ) -> Self {
         let streams = Random::new(random.bits(), 0);
         let (control, chat) = (Pipe::default(), Pipe::default());
         let link = Link::new(settings.clone(), random);
-        let sender = Sender::new(start + now, HopSettings { start: START, video_max: VIDEO_MAX });
+        let sender = Sender::new(start + now, HopSettings { start: START, video_max });
         let receiver = Receiver::new(start + now);
         Self { link, sender, receiver, control, chat, random: streams, start }
     }
@@ -166,6 +173,5 @@ impl<Control, Chat> Lane<Control, Chat> {
 
 /// QUIC around a datagram; the link adds IP and UDP.
 const QUIC_OVERHEAD: usize = 30;
-/// What a hop starts with, and the most that a camera sends.
+/// What a hop starts with.
 const START: Bitrate = Bitrate::from_kbps(900);
-pub(super) const VIDEO_MAX: Bitrate = Bitrate::from_kbps(650);

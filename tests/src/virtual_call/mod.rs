@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use vchat_proto::id::{ChatId, DisplayName, RoomName};
 use vchat_proto::session::{Loss, Session, Settings as Joining};
-use vchat_proto::units::MediaTime;
+use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::limits::IDLE_TIMEOUT;
 use vchat_proto::wire::pb;
@@ -41,6 +41,8 @@ pub struct World {
     connections: Vec<Connection>,
     /// Connections made so far, to give each its own randomness.
     made: u64,
+    /// The most that a camera sends.
+    video_max: Bitrate,
 }
 
 /// Number of a client in its [`World`], in the order in which they were added.
@@ -82,7 +84,15 @@ impl World {
             clocks: BTreeMap::new(),
             connections: Vec::new(),
             made: 0,
+            video_max: VIDEO_MAX,
         }
+    }
+
+    /// Cameras of clients that connect from now on send this much at most.
+    #[must_use]
+    pub const fn with_video_max(mut self, max: Bitrate) -> Self {
+        self.video_max = max;
+        self
     }
 
     /// Somebody starts a client with camera and microphone, which connects at once.
@@ -244,7 +254,14 @@ impl World {
                 self.made += 1;
                 let random = |n| Random::new(self.seed, CONNECTION_STREAMS + 2 * self.made + n);
                 let path = client.path.clone();
-                self.connections.push(Connection::new(start, now, who, &path, [random(0), random(1)]));
+                self.connections.push(Connection::new(
+                    start,
+                    now,
+                    who,
+                    &path,
+                    self.video_max,
+                    [random(0), random(1)],
+                ));
                 client.connected(now);
                 let connection = self.connections.last_mut();
                 client.turn(start, now, connection, &self.clocks);
@@ -268,6 +285,8 @@ impl World {
     }
 }
 
+/// The most that a camera sends unless it is said.
+const VIDEO_MAX: Bitrate = Bitrate::from_kbps(650);
 /// Turns at one moment: links without delay pass messages to and fro at once, but not for ever.
 const MAX_TURNS: usize = 1000;
 /// Numbers of the random sequences: clients and connections draw from their own, so that one more packet here changes

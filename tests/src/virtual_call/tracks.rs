@@ -25,6 +25,8 @@ pub(super) struct Source {
     small: Camera,
     /// Nobody can take more of the full pictures.
     limit: Option<Bitrate>,
+    /// What the encoder of the full pictures was told last.
+    pub(super) rate: Bitrate,
     audio: Option<Packetizer>,
     picture_at: Duration,
     sound_at: Duration,
@@ -69,6 +71,7 @@ impl Source {
             full: Camera::new(random),
             small: Camera::new(random),
             limit: None,
+            rate: Bitrate::default(),
             audio: None,
             picture_at: now + random.below(FRAME_INTERVAL),
             sound_at: now + random.below(FRAME),
@@ -144,6 +147,7 @@ impl Source {
             let small = Bitrate::from_bps(if self.small.wanted { target.bps() / 4 } else { 0 });
             let full = Bitrate::from_bps(target.bps() - small.bps());
             let full = self.limit.map_or(full, |limit| limit.min(full));
+            self.rate = full;
             self.full.encode(sender, at, captured, full);
             self.small.encode(sender, at, captured, small);
         }
@@ -173,6 +177,7 @@ impl Camera {
         if let Some(packetizer) = self.packetizer.as_mut().filter(|_| self.wanted) {
             let (data, encoded) = self.encoder.encode(self.needed.take(), rate);
             let info = FrameInfo { captured, ..encoded };
+            packetizer.set_rate(rate);
             send(sender, at, packetizer.packetize_frame(&info, &data));
         }
     }
