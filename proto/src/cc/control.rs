@@ -89,6 +89,11 @@ impl Control {
         self.episode.is_some()
     }
 
+    /// What the line carried when the last queue stood on it, in bits per second.
+    pub(super) fn ceiling(&self) -> Option<f64> {
+        self.ceiling.map(|ceiling| ceiling.rate)
+    }
+
     pub(super) fn set_max(&mut self, max: f64) {
         self.max = max.max(self.min);
         self.target = self.target.min(self.max);
@@ -174,8 +179,8 @@ impl Control {
         let line = trains.filter(|c| c.narrow).map(|c| c.rate);
         let full = line.is_some_and(|line| self.target > line * FULL);
         let alike = CREEP_BPS.min(self.target * MAX_CREEP);
-        let creep = (alike + self.target * CREEP) * if full { FULL_CREEP } else { 1.0 };
-        let (grown, limit) = if room > self.target && trains.is_some_and(|c| c.rate > seen) {
+        let creep = if full { 0.0 } else { alike + self.target * CREEP };
+        let (grown, limit) = if room > self.target && trains.is_some_and(|c| c.low > seen) {
             (self.target * fast, room)
         } else if let Some(ceiling) = self.ceiling.filter(|c| self.target < c.rate * RETURN) {
             (self.target * fast, ceiling.rate * RETURN)
@@ -234,10 +239,8 @@ const GROWTH: f64 = 0.25;
 const CREEP_BPS: f64 = 15_000.0;
 const CREEP: f64 = 0.01;
 const MAX_CREEP: f64 = 0.06;
-/// Where trains show a line, this share of it is nearly all that can be had, and growth beyond, in case trains are
-/// wrong, is this much slower.
+/// Where trains show a line, this share of it is all that can be had without a queue.
 const FULL: f64 = 0.94;
-const FULL_CREEP: f64 = 0.2;
 /// Share of the last queue's line to come back to at once.
 const RETURN: f64 = 0.9;
 /// The last queue is history when the target is past it by this factor without another, or after this time.

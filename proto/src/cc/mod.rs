@@ -304,6 +304,7 @@ impl Estimator {
         let loss = self.losses.rate_of_last(LOSS_WINDOW_US);
         // What is lost was sent too, and passed the line as far as anybody can tell.
         let used = self.delivered.rate(USED_WINDOW_US).unwrap_or(0.0) / (1.0 - loss.min(MAX_USED_LOSS));
+        let was_congested = self.control.is_congested();
         let verdict = self.control.update(&Measured {
             now_us: self.micros(now),
             rtt_us: i64::try_from(self.rtt.as_micros()).unwrap_or(i64::MAX),
@@ -317,17 +318,25 @@ impl Estimator {
         if verdict == Verdict::NotOurs {
             self.delays.rebase();
         }
+        if self.control.is_congested() && !was_congested {
+            // What they tell is of the line as it was before the queue.
+            self.trains.forget();
+        }
         self.pace = self.pace();
     }
 
     fn pace(&self) -> f64 {
         let target = self.control.target();
-        let rate = match self.trains.capacity() {
+        let capacity = self.trains.capacity();
+        let shown = capacity.map_or(0.0, |c| c.rate);
+        let rate = match (capacity, self.control.ceiling()) {
             // What leaves faster than the target adds to the queue.
             _ if self.control.is_congested() => target,
-            Some(capacity) if capacity.narrow => (capacity.rate * NARROW_PACE).max(target * NARROW_FLOOR),
-            Some(capacity) => (capacity.rate * WIDE_PACE).max(target * PACE),
-            None => target * PACE,
+            (Some(c), _) if c.narrow => (c.rate * NARROW_PACE).max(target * NARROW_FLOOR),
+            // Trains that differ, or too few: nothing says that the line is wider than when a queue stood on it.
+            (_, Some(line)) if shown < line * CAREFUL => line.max(target) * CAREFUL,
+            (Some(c), _) => (c.rate * WIDE_PACE).max(target * PACE),
+            (None, _) => target * PACE,
         };
         rate.min(MAX_PACE_BPS.max(target))
     }
@@ -364,6 +373,8 @@ const PACE: f64 = 2.5;
 /// more than this surplus piles up in front of sound.
 const NARROW_PACE: f64 = 1.2;
 const NARROW_FLOOR: f64 = 1.2;
+/// Pace after a queue while trains show no line, times what passed then: enough for trains to show that there is more.
+const CAREFUL: f64 = 1.5;
 /// Pace on a line that spreads nothing, times what has been seen to pass: doubles until frames leave at once.
 const WIDE_PACE: f64 = 2.0;
 /// 20 kB, a large key frame, leave within 2 ms.
@@ -375,12 +386,12 @@ const FRESH_TRAINS: Duration = Duration::from_millis(500);
 const PROBE_TIME: Duration = Duration::from_millis(30);
 const MIN_PROBE: usize = 1_500;
 const MAX_PROBE: usize = 30_000;
-/// Pairs of a series: a majority of the trains that count.
-const PAIRS: u32 = 5;
+/// Pairs of a series: nearly all of the trains that count.
+const PAIRS: u32 = 8;
 /// Trains older than this do not tell what passes now.
 const TOLD_US: i64 = 1_000_000;
-/// Time between two series: with pairs of this size, 13 kb/s.
-const PAIR_INTERVAL: Duration = Duration::from_millis(1_500);
+/// Time between two series: with pairs of [`PAIR_BYTES`], 16 kb/s.
+const PAIR_INTERVAL: Duration = Duration::from_secs(2);
 /// Passes in 8 ms at 500 kb/s, and takes longer than the noise of clocks up to 4 Mb/s.
 const PAIR_BYTES: usize = 500;
 /// A share of what can be used that leaves nothing to learn.

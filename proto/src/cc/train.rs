@@ -25,6 +25,8 @@ pub(super) struct Trains {
 pub(super) struct Capacity {
     /// Bits per second that pass at least; the line's rate when `narrow`.
     pub(super) rate: f64,
+    /// The same of all but a few, to be sure: clocks that stand still for a moment make pairs look fast.
+    pub(super) low: f64,
     /// Whether the line spreads most trains, and about equally.
     pub(super) narrow: bool,
     /// When the last train left, on the sender's clock.
@@ -68,8 +70,13 @@ impl Trains {
     /// What the last trains say; `None` until there are enough.
     pub(super) fn capacity(&self) -> Option<Capacity> {
         let at_us = self.samples.back()?.at_us;
-        let [_, rate, _] = self.quartiles()?;
-        Some(Capacity { rate, narrow: self.line.is_some(), at_us })
+        let [low, rate, _] = self.quartiles()?;
+        Some(Capacity { rate, low, narrow: self.line.is_some(), at_us })
+    }
+
+    /// Forgets all trains: the line is no longer what it was.
+    pub(super) fn forget(&mut self) {
+        self.samples.clear();
     }
 
     /// How many trains left after `us`.

@@ -1,6 +1,6 @@
 //! The sending end of a hop: what goes next, and once more.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -266,6 +266,7 @@ impl Sender {
             }
         }
         self.forget_old(now);
+        self.cut_losses(now);
         self.collect_refreshes();
     }
 
@@ -713,6 +714,23 @@ impl Sender {
         limit + self.round_trip() * 3 / 2
     }
 
+    /// Gives up a track whose repair would take longer than to encode what it shows anew: on a line that has become narrow, what was
+    /// made for a wide one.
+    fn cut_losses(&mut self, now: Instant) {
+        let mut lost: BTreeMap<TrackId, usize> = BTreeMap::new();
+        for repair in self.repairs.iter().filter(|r| !r.queued.header.discardable) {
+            *lost.entry(repair.queued.header.track).or_default() += repair.queued.body.len();
+        }
+        let room = self.estimator.target().bps().saturating_sub(self.audio().bps()).max(MIN_RATE.bps() / 2);
+        let bearable = Bitrate::from_bps(room).bytes_in(MAX_REPAIR_TIME);
+        for (track, bytes) in lost {
+            // Without anything to refer to, a key frame would be needed, which is larger than most repairs.
+            if bytes as u64 > bearable && self.chains.decodable(track).is_some() {
+                self.give_up(now, track);
+            }
+        }
+    }
+
     /// Base video of a track is lost for good.
     fn give_up(&mut self, now: Instant, track: TrackId) {
         let decoded = self.chains.decodable(track);
@@ -821,7 +839,9 @@ const PACE_SLACK: Duration = Duration::from_millis(1);
 /// Base video is repaired for so long, and as long as that takes on the path: what comes later than this is a freeze anyway,
 /// and a refresh ends it with fewer bytes.
 const MAX_AGE_BASE: Duration = Duration::from_millis(400);
-/// The same of video on which nothing depends: when its turn to be shown has passed it is of no use.
+/// What repairs may take of the rate of the moment, sound apart.
+const MAX_REPAIR_TIME: Duration = Duration::from_millis(300);
+/// Video on which nothing depends is repaired for so long: when its turn to be shown has passed it is of no use.
 const MAX_AGE_HIGHER: Duration = Duration::from_millis(80);
 /// Datagrams in one parity group, less than its span for the sound between them.
 const MAX_GROUP: usize = 10;
