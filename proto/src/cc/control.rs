@@ -157,9 +157,10 @@ impl Control {
         let drain = (queue / (DRAIN_US + measured.rtt_us as f64)).min(MAX_DRAIN);
         let target = episode.before.min(episode.line * (SHARE - drain));
         // Trains that pass much faster speak of another line than the delay does: wild jitter, or a queue that others made.
-        let wide = measured.capacity.is_some_and(|c| !c.narrow && c.rate > episode.before * WIDE);
+        let enough = measured.capacity.filter(|c| c.trains >= ENOUGH_TRAINS);
+        let wide = enough.is_some_and(|c| !c.narrow && c.rate > episode.before * WIDE);
         self.target = if wide { target.max(episode.before * GENTLE) } else { target };
-        let trains = measured.capacity.map_or(episode.line, |c| c.rate.max(episode.line));
+        let trains = measured.capacity.map_or(episode.line, |c| c.low.max(episode.line));
         self.ceiling = Some(Ceiling { rate: episode.line, trains, at_us: now });
         Verdict::Plausible
     }
@@ -212,6 +213,8 @@ const MAX_DRAIN: f64 = 0.7;
 /// Trains so much faster than the target are of a wide line, and then the target goes no lower than by this factor at once.
 const WIDE: f64 = 2.0;
 const GENTLE: f64 = 0.85;
+/// Fewer may all be wrong: they have been counted since the queue began.
+const ENOUGH_TRAINS: usize = 6;
 /// Time in which what arrives was still sent before the decrease, a round trip on top: encoders follow this late.
 const MEASURE_US: i64 = 150_000;
 /// Time over which the line is measured: since the queue began, and a little before, for a queue is seen late.

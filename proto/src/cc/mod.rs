@@ -328,7 +328,7 @@ impl Estimator {
     fn pace(&self) -> f64 {
         let target = self.control.target();
         let capacity = self.trains.capacity();
-        let shown = capacity.map_or(0.0, |c| c.rate);
+        let shown = capacity.map_or(0.0, |c| c.low);
         let rate = match (capacity, self.control.ceiling()) {
             // What leaves faster than the target adds to the queue.
             _ if self.control.is_congested() => target,

@@ -27,6 +27,8 @@ pub(super) struct Capacity {
     pub(super) rate: f64,
     /// The same of all but a few, to be sure: clocks that stand still for a moment make pairs look fast.
     pub(super) low: f64,
+    /// How many trains tell so.
+    pub(super) trains: usize,
     /// Whether the line spreads most trains, and about equally.
     pub(super) narrow: bool,
     /// When the last train left, on the sender's clock.
@@ -71,7 +73,8 @@ impl Trains {
     pub(super) fn capacity(&self) -> Option<Capacity> {
         let at_us = self.samples.back()?.at_us;
         let [low, rate, _] = self.quartiles()?;
-        Some(Capacity { rate, low, narrow: self.line.is_some(), at_us })
+        let trains = self.samples.len();
+        Some(Capacity { rate, low, trains, narrow: self.line.is_some(), at_us })
     }
 
     /// Forgets all trains: the line is no longer what it was.
