@@ -430,12 +430,6 @@ fn a_call_follows_a_line_that_becomes_narrow_and_wide_again() {
         both.iter().for_each(|who| world.set_path(*who, line(2000)));
         let again = world.now();
         let took = world.run_until(ms(15_000), uses).unwrap_or(ms(99_000));
-        eprintln!(
-            "{seed}: {:?} {:?} {:?}",
-            took.saturating_sub(again),
-            world.client(0).sends(),
-            world.client(1).sends()
-        );
         assert!(took - again < ms(5000), "{:?}", took - again);
     });
 }

@@ -330,8 +330,11 @@ impl Estimator {
         let capacity = self.trains.capacity();
         let shown = capacity.map_or(0.0, |c| c.low);
         let rate = match (capacity, self.control.ceiling()) {
-            // What leaves faster than the target adds to the queue.
-            _ if self.control.is_congested() => target,
+            // What leaves faster than the line passes adds to the queue, and a long one is to drain.
+            (_, line) if self.control.is_congested() => {
+                let share = if self.delays.standing() > LONG_QUEUE_US { DRAINING } else { 1.0 };
+                target.max(line.unwrap_or(0.0) * share)
+            }
             (Some(c), _) if c.narrow => (c.rate * NARROW_PACE).max(target * NARROW_FLOOR),
             // Trains that differ, or too few: nothing says that the line is wider than when a queue stood on it.
             (_, Some(line)) if shown < line * CAREFUL => line.max(target) * CAREFUL,
@@ -373,6 +376,10 @@ const PACE: f64 = 2.5;
 /// more than this surplus piles up in front of sound.
 const NARROW_PACE: f64 = 1.2;
 const NARROW_FLOOR: f64 = 1.2;
+/// A queue that sound should not wait behind for long, and longer than jitter looks like.
+const LONG_QUEUE_US: i64 = 60_000;
+/// Share of the line that is used while such a queue drains.
+const DRAINING: f64 = 0.6;
 /// Pace after a queue while trains show no line, times what passed then: enough for trains to show that there is more.
 const CAREFUL: f64 = 1.5;
 /// Pace on a line that spreads nothing, times what has been seen to pass: doubles until frames leave at once.

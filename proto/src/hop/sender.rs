@@ -55,8 +55,10 @@ pub struct Sender {
     padding: usize,
     /// Padding that leaves right behind the datagram before it.
     pair: Option<usize>,
-    /// When the next paced datagram may leave.
+    /// When the next paced datagram should leave, by what was sent.
     pace_at: Instant,
+    /// When the last one left.
+    paced_at: Instant,
     /// A queue stood lately, and losses may come of it.
     congested_until: Option<Instant>,
     shares: Shares,
@@ -197,6 +199,7 @@ impl Sender {
             padding: 0,
             pair: None,
             pace_at: now,
+            paced_at: now,
             congested_until: None,
             shares: Shares::default(),
             refreshes: VecDeque::new(),
@@ -285,7 +288,7 @@ impl Sender {
         if self.egress.has_audio() || self.sound.is_wanted(now) {
             return Some(self.send_audio(now));
         }
-        if self.pace_at > now + PACE_SLACK && self.next >= FIRST_BURST {
+        if self.may_send_at() > now + PACE_SLACK && self.next >= FIRST_BURST {
             return None;
         }
         if let Some(repair) = self.next_repair(now) {
@@ -318,9 +321,10 @@ impl Sender {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let repairs = self.repairs.iter().map(|r| r.not_before).min();
         let parity = self.parity.iter().map(|r| r.not_before).min();
-        let video = (self.egress.has_video() || self.padding > 0).then_some(self.pace_at);
+        let may_send_at = self.may_send_at();
+        let video = (self.egress.has_video() || self.padding > 0).then_some(may_send_at);
         let paced = [repairs, parity, video].into_iter().flatten().min();
-        let paced = paced.map(|t| t.max(self.pace_at));
+        let paced = paced.map(|t| t.max(may_send_at));
         [paced, self.estimator.poll_timeout()].into_iter().flatten().min()
     }
 
@@ -388,6 +392,11 @@ impl Sender {
     #[must_use]
     pub const fn sent(&self) -> Sent {
         self.sent
+    }
+
+    /// When the next paced datagram may leave. Sound alone must not hold back the rest for ever, when it takes all of the pace.
+    fn may_send_at(&self) -> Instant {
+        self.pace_at.min(self.paced_at + MAX_HOLD)
     }
 
     /// Everything on the wire that this hop could use.
@@ -517,6 +526,9 @@ impl Sender {
         let wire = datagram.len() + WIRE_OVERHEAD;
         self.estimator.handle_sent(now, self.next, wire);
         self.kept += content.bytes();
+        if !matches!(content, Content::Audio(_)) {
+            self.paced_at = now;
+        }
         self.history.push_back(Entry { at: now, content, state: State::InFlight, guard: Guard::None });
         self.next += 1;
         let rate = self.estimator.pacing_rate().bps().max(MIN_RATE.bps());
@@ -857,3 +869,5 @@ const MAX_KEPT: usize = 256 * 1024;
 const BUNDLE_HEAD: usize = 3;
 /// How long sound may hold back the rest at most, on a line that hardly bears it.
 const MAX_DEBT: Duration = Duration::from_millis(50);
+/// Video gets one datagram in this time whatever else: a picture that comes slowly, instead of none.
+const MAX_HOLD: Duration = Duration::from_millis(100);
