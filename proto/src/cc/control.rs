@@ -67,6 +67,8 @@ struct Episode {
     before: f64,
     /// What the line passes.
     line: f64,
+    /// What was sent before.
+    used: f64,
     /// When the queue was last looked at for whether it obeys, and how long it was.
     checked: (i64, f64),
 }
@@ -126,7 +128,13 @@ impl Control {
 
     fn decrease(&mut self, measured: &Measured<'_>, queue: f64, latest: f64) -> Verdict {
         let now = measured.now_us;
-        let new = Episode { since_us: now, before: self.target, line: f64::INFINITY, checked: (now, latest) };
+        let new = Episode {
+            since_us: now,
+            before: self.target,
+            line: f64::INFINITY,
+            used: measured.used,
+            checked: (now, latest),
+        };
         let mut episode = self.episode.unwrap_or(new);
         let (checked_us, then) = episode.checked;
         if now - checked_us > PATIENCE_US + 2 * measured.rtt_us {
@@ -159,6 +167,13 @@ impl Control {
         // Trains that pass much faster speak of another line than the delay does: wild jitter, or a queue that others made.
         let enough = measured.capacity.filter(|c| c.trains >= ENOUGH_TRAINS);
         let wide = enough.is_some_and(|c| !c.narrow && c.rate > episode.before * WIDE);
+        // When little was sent and all of it arrives, the line may pass anything above that.
+        let little = episode.before * IDLE;
+        let idle = episode.used.max(episode.line) < little && episode.line > episode.used * ALL;
+        if idle {
+            self.target = target.max(episode.before * GENTLE);
+            return Verdict::Plausible;
+        }
         self.target = if wide { target.max(episode.before * GENTLE) } else { target };
         let trains = measured.capacity.map_or(episode.line, |c| c.low.max(episode.line));
         self.ceiling = Some(Ceiling { rate: episode.line, trains, at_us: now });
@@ -213,6 +228,9 @@ const MAX_DRAIN: f64 = 0.7;
 /// Trains so much faster than the target are of a wide line, and then the target goes no lower than by this factor at once.
 const WIDE: f64 = 2.0;
 const GENTLE: f64 = 0.85;
+/// Share of the target of which less is little, and what of it arrives is all.
+const IDLE: f64 = 0.2;
+const ALL: f64 = 0.9;
 /// Fewer may all be wrong: they have been counted since the queue began.
 const ENOUGH_TRAINS: usize = 6;
 /// Time in which what arrives was still sent before the decrease, a round trip on top: encoders follow this late.
