@@ -21,12 +21,15 @@ pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Resul
         before.iter().zip(after).map(|(before, after)| 100.0 * after / before.max(f64::EPSILON)).collect()
     };
     let frames = percent(&before.frames, &after.frames);
-    let sent = percent(&before.sent, &after.sent);
+    // More is no better: it is what key frames for the impaired one cost all of them.
+    let change = |before: &[f64], after: &[f64]| {
+        percent(before, after).into_iter().map(|share| (share - 100.0).abs()).fold(0.0, f64::max)
+    };
     let mut measured = Measured::default();
     measured.set("others_frames_percent", frames.into_iter().fold(f64::INFINITY, f64::min));
-    // More is no better: it is what key frames for the impaired one cost all of them.
-    let change = sent.into_iter().map(|sent| (sent - 100.0).abs());
-    measured.set("others_sent_change_percent", change.fold(0.0, f64::max));
+    measured.set("others_received_change_percent", change(&before.received, &after.received));
+    // With the small size, which only the impaired one gets.
+    measured.set("others_sent_change_percent", change(&before.sent, &after.sent));
     measured.set("others_concealed_more", after.concealed - before.concealed);
     measured.set("fps", after.last.fps);
     measured.set("concealed_percent", after.last.concealed);
@@ -40,6 +43,8 @@ pub(super) fn measure(setup: &Setup, time: Duration, seed: u64) -> anyhow::Resul
 struct Seen {
     /// Pictures a second of each of the unimpaired clients at each other one of them.
     frames: Vec<f64>,
+    /// Video of the same, in kb/s.
+    received: Vec<f64>,
     /// Sent by each of them, in kb/s.
     sent: Vec<f64>,
     /// Sound that they had to invent of each other, the mean in percent.
@@ -77,10 +82,11 @@ impl Seen {
         let window = window.close(&processes)?;
 
         let names = &super::stage::NAMES[..clients - 1];
-        let (mut frames, mut concealed) = (Vec::new(), Vec::new());
+        let (mut frames, mut received, mut concealed) = (Vec::new(), Vec::new(), Vec::new());
         for (party, own) in others.iter().zip(names) {
             for name in names.iter().filter(|name| *name != own) {
                 frames.push(growth(party, &window, |stats| about(stats, name, "video", "frames")));
+                received.push(average(party, &window, |stats| about(stats, name, "video", "kbps")));
                 concealed.push(growth(party, &window, |stats| about(stats, name, "audio", "concealed_ms")));
             }
         }
@@ -100,6 +106,7 @@ impl Seen {
             client_cpu: 100.0 * mean(&window.cpu[..clients]),
             relay_cpu: 100.0 * window.cpu[clients],
             frames,
+            received,
         };
         parties.iter_mut().try_for_each(Party::leave)?;
         stage.lines.clear();
@@ -113,8 +120,12 @@ fn growth(party: &Party, window: &Window, count: impl Fn(&Value) -> f64) -> f64 
 
 /// What a client has sent, in kb/s.
 fn sent(party: &Party, window: &Window) -> f64 {
+    average(party, window, |stats| number(&stats["up"]["kbps"]))
+}
+
+fn average(party: &Party, window: &Window, rate: impl Fn(&Value) -> f64) -> f64 {
     let stats = party.stats(window.begin, window.end());
-    mean(&stats.iter().map(|(_, stats)| number(&stats["up"]["kbps"])).collect::<Vec<_>>())
+    mean(&stats.iter().map(|(_, stats)| rate(stats)).collect::<Vec<_>>())
 }
 
 /// A count of the statistics about somebody, zero as long as there are none.

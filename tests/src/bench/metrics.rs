@@ -105,6 +105,7 @@ pub(super) const METRICS: &[Metric] = &[
     Metric::new("step_p50_3_ms", "picture delay p50 after, ms", 0),
     Metric::new("step_frozen_percent", "frozen at 500 kb/s, %", 2),
     Metric::new("others_frames_percent", "pictures of the others, least, % of unimpaired", 1),
+    Metric::new("others_received_change_percent", "video the others have of each other, most change, %", 1),
     Metric::new("others_sent_change_percent", "sent by the others, most change, %", 1),
     Metric::new("others_concealed_more", "sound of the others invented, % more", 2),
     Metric::new("sent_kbps", "sent by a client, kb/s", 0),

@@ -200,6 +200,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
         "Four of whom one has a bad line",
         &[
             "others_frames_percent",
+            "others_received_change_percent",
             "others_sent_change_percent",
             "others_concealed_more",
             "fps",
