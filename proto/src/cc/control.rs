@@ -261,7 +261,7 @@ const CREEP_BPS: f64 = 15_000.0;
 const CREEP: f64 = 0.01;
 const MAX_CREEP: f64 = 0.06;
 /// Where trains show a line, this share of it is all that can be had without a queue.
-const FULL: f64 = 0.94;
+const FULL: f64 = 0.9;
 /// Share of the last queue's line to come back to at once.
 const RETURN: f64 = 0.9;
 /// The last queue is history when the target is past it by this factor without another, or after this time.

@@ -66,15 +66,7 @@ pub struct Estimator {
     silence: Silence,
     probed: Option<Instant>,
     probe_interval: Duration,
-    pairs: Pairs,
-}
-
-/// Packet pairs that the sender was asked for: [`PAIRS`] at the ends of as many frames.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pairs {
-    /// When the last series began.
-    since: Option<Instant>,
-    left: u32,
+    paired: Option<Instant>,
 }
 
 /// What an estimator starts from.
@@ -129,7 +121,7 @@ impl Estimator {
             silence: Silence::default(),
             probed: None,
             probe_interval: MIN_PROBE_INTERVAL,
-            pairs: Pairs::default(),
+            paired: None,
         }
     }
 
@@ -228,7 +220,8 @@ impl Estimator {
         let doubled = (self.probe_interval * 2).min(MAX_PROBE_INTERVAL);
         self.probe_interval = if self.probed.is_none() { MIN_PROBE_INTERVAL } else { doubled };
         self.probed = Some(now);
-        let bytes = usize::try_from(self.pacing_rate().bytes_in(PROBE_TIME)).unwrap_or(MAX_PROBE);
+        // Of what passes for sure: the pace may be of trains that were wrong, and all of it a queue.
+        let bytes = usize::try_from(self.target().bytes_in(PROBE_TIME)).unwrap_or(MAX_PROBE);
         Some(Probe { bytes: bytes.clamp(MIN_PROBE, MAX_PROBE) })
     }
 
@@ -236,21 +229,16 @@ impl Estimator {
     /// pause. The two make a packet pair (Keshav, SIGCOMM 1991), which a narrow line spreads.
     ///
     /// A relay needs this: what it forwards comes to it one by one, as far apart as the line before it makes it, and never leaves
-    /// as a train. Asked for in short series, while more could be used than is sent and too few trains tell what passes.
+    /// as a train. Asked for one at a time, while more could be used than is sent and too few trains tell what passes: several at
+    /// once would be a queue on a line that is full, and all wrong together when the other end is busy for a moment.
     pub fn poll_pair(&mut self, now: Instant) -> Option<Probe> {
         let wanted = self.control.target() < self.control.max() * ENOUGH && !self.control.is_congested();
-        if !wanted || !self.silence.is_known() || self.is_silent(now) {
-            self.pairs.left = 0;
+        let heard = self.silence.is_known() && !self.is_silent(now);
+        let recent = self.paired.is_some_and(|at| now < at + PAIR_INTERVAL);
+        if !wanted || !heard || recent || self.trains.since(self.micros(now) - TOLD_US) >= TOLD {
             return None;
         }
-        if self.pairs.left == 0 {
-            let recent = self.pairs.since.is_some_and(|at| now < at + PAIR_INTERVAL);
-            if recent || self.trains.since(self.micros(now) - TOLD_US) >= PAIRS as usize {
-                return None;
-            }
-            self.pairs = Pairs { since: Some(now), left: PAIRS };
-        }
-        self.pairs.left -= 1;
+        self.paired = Some(now);
         Some(Probe { bytes: PAIR_BYTES })
     }
 
@@ -393,12 +381,11 @@ const FRESH_TRAINS: Duration = Duration::from_millis(500);
 const PROBE_TIME: Duration = Duration::from_millis(30);
 const MIN_PROBE: usize = 1_500;
 const MAX_PROBE: usize = 30_000;
-/// Pairs of a series: nearly all of the trains that count.
-const PAIRS: u32 = 8;
-/// Trains older than this do not tell what passes now.
+/// So many trains in so much time tell enough of what passes.
+const TOLD: usize = 8;
 const TOLD_US: i64 = 1_000_000;
-/// Time between two series: with pairs of [`PAIR_BYTES`], 16 kb/s.
-const PAIR_INTERVAL: Duration = Duration::from_secs(2);
+/// Time between two pairs: of [`PAIR_BYTES`], 16 kb/s, and all trains that count in 2 s.
+const PAIR_INTERVAL: Duration = Duration::from_millis(250);
 /// Passes in 8 ms at 500 kb/s, and takes longer than the noise of clocks up to 4 Mb/s.
 const PAIR_BYTES: usize = 500;
 /// A share of what can be used that leaves nothing to learn.

@@ -16,7 +16,7 @@ pub(super) struct Trains {
     /// Oldest first.
     samples: VecDeque<Sample>,
     /// The rate of a line that has spread trains. Paced a little above that rate they hardly spread any more, so it
-    /// stays known until they pass faster.
+    /// stays known until all of them together pass as they left, or faster than it.
     line: Option<f64>,
 }
 
@@ -49,6 +49,9 @@ struct Open {
 struct Sample {
     rate: f64,
     spread: bool,
+    /// How long it took to leave, and to come.
+    left_us: f64,
+    came_us: f64,
     at_us: i64,
 }
 
@@ -102,7 +105,10 @@ impl Trains {
         let spread = self.samples.iter().filter(|s| s.spread).count();
         let alike = high - low < rate * ALIKE;
         let most = spread * 4 >= self.samples.len() * 3;
-        let before = self.line.filter(|line| rate < line * FASTER);
+        let sum = |of: fn(&Sample) -> f64| self.samples.iter().map(of).sum::<f64>();
+        // One by one that may be noise, which all of them together have less of.
+        let none = sum(|s| s.came_us) < sum(|s| s.left_us) * AS_LEFT;
+        let before = self.line.filter(|line| rate < line * FASTER && !none);
         self.line = if !alike {
             None
         } else if most {
@@ -125,7 +131,7 @@ impl Trains {
         if self.samples.len() >= MAX_TRAINS {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample { rate, spread, at_us: open.last_sent_us });
+        self.samples.push_back(Sample { rate, spread, left_us, came_us, at_us: open.last_sent_us });
         self.find_line();
     }
 }
@@ -136,6 +142,8 @@ const MIN_BYTES: u64 = 400;
 const RESOLUTION_US: f64 = 1_000.0;
 /// Spread by less is noise.
 const SPREAD: f64 = 1.08;
+/// The same of several trains together, which noise moves less.
+const AS_LEFT: f64 = 1.05;
 /// Quartiles of trains that one line has spread are not further apart than this share of the median.
 const ALIKE: f64 = 0.5;
 /// Trains that pass this much faster than a line have another one.
