@@ -17,7 +17,7 @@ ifeq ($(DEPS),yes)
 deps = @tests/install-deps.sh $(1)
 endif
 
-.PHONY: build test demo bench check fuzz mutants clean help
+.PHONY: build test demo bench deb check fuzz mutants clean help
 
 build: ## programs in target/release (default)
 	$(call deps,build)
@@ -37,6 +37,14 @@ bench: ## calls on all networks into docs/bench.md, takes an hour; BENCH='table 
 	$(call deps,test)
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-bench $(BENCH)
+
+deb: ## Debian packages of relay and client, into target/debian
+	$(call deps,deb)
+	$(CARGO) build $(FLAGS) --bins
+	target/release/vchat-papers target/papers
+	@$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
+	$(CARGO) deb --package vchatd --no-build --locked
+	$(CARGO) deb --package vchat-client --no-build --locked
 
 check: ## format and lints, as they must be for a change to be taken
 	$(call deps,build)

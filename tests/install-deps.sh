@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what vchat needs from the system, on Debian and its relatives; says what is needed elsewhere.
 #
-#   tests/install-deps.sh [build|test|demo]     default: build; `test` and `demo` include `build`
+#   tests/install-deps.sh [build|deb|test|demo]     default: build; the others include `build`
 #
 # Does nothing, and asks for no rights, when everything is there.
 set -eu
@@ -22,6 +22,7 @@ build ninja-build     cmd:ninja       builds libdav1d
 build pkg-config      cmd:pkg-config  finds libasound
 build libasound2-dev  pc:alsa         sound where no PulseAudio or PipeWire runs
 build libclang-dev    libclang        reads the camera interface of the kernel (bindgen)
+deb   dpkg-dev        cmd:dpkg-shlibdeps  finds the libraries that a package needs
 run   libx11-6        so:libX11.so.6        the window
 run   libxcursor1     so:libXcursor.so.1    the window's pointer
 run   libxkbcommon0   so:libxkbcommon.so.0  the keyboard under Wayland
@@ -59,9 +60,10 @@ main() {
     group=${1:-build}
     case $group in
         build) groups=' build ' ;;
+        deb) groups=' build deb ' ;;
         test | demo) groups=' build run ' ;;
         *)
-            echo "usage: $0 [build|test|demo]" >&2
+            echo "usage: $0 [build|deb|test|demo]" >&2
             exit 2
             ;;
     esac

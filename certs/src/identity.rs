@@ -78,10 +78,19 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The identity that `dir` holds, if there is one.
+    pub fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        Self::load_as(dir, FILE_NAME)
+    }
+
+    fn load_as(dir: &Path, name: &str) -> Result<Option<Self>, IdentityError> {
+        let path = dir.join(name);
+        file::read(&path)?.map(|content| Self::from_file(&path, &content)).transpose()
+    }
+
     /// The identity that waits in `dir` to become the next one, if there is one.
     pub fn load_next(dir: &Path) -> Result<Option<Self>, IdentityError> {
-        let path = dir.join(NEXT_FILE_NAME);
-        file::read(&path)?.map(|content| Self::from_file(&path, &content)).transpose()
+        Self::load_as(dir, NEXT_FILE_NAME)
     }
 
     /// Makes an identity that waits in `dir` to become the next one, or returns the one that waits already.

@@ -27,6 +27,7 @@ pub mod pake;
 pub mod pin;
 mod random;
 pub mod rotation;
+pub mod secret;
 pub mod tls;
 
 pub use file::FileError;

@@ -66,7 +66,7 @@ async fn invite(
         );
     }
     // As the operator says, or else as the administrator calls the relay, or else as the relay would.
-    let asked = Some(relay).filter(|relay| !relay.is_empty() && shared.names.public.is_none());
+    let asked = Some(relay).filter(|relay| !relay.is_empty() && shared.settings.borrow().public.is_none());
     let called = shared.names.called(asked.as_deref())?;
     let pin = shared.keys.borrow().current.pin();
     let invite = Invite { rooms, uses, ttl_s, host: None, code, admin };

@@ -1,15 +1,17 @@
 //! What the daemon is told: flags over environment over a TOML file, checked once.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_proto::id::RoomName;
 use vchat_proto::units::seconds_of_text;
 
-use crate::control::{Invite, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
+use crate::control::{Invite, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
 
 /// vchatd: the relay of a vchat. People who were invited join it with `vchat-client`.
 #[derive(Clone, Debug, Parser)]
@@ -21,7 +23,8 @@ use crate::control::{Invite, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
         vchatd --listen '[::]:4433' --state-dir /var/lib/vchatd\n  \
         vchatd invite --uses 3 --ttl 7d      a link for three devices\n  \
         vchatd invite --code --room team     a code to say on the telephone, for one room\n  \
-        vchatd devices revoke ann            lets a device in no longer\n\n\
+        vchatd devices revoke ann            lets a device in no longer\n  \
+        vchatd check-config --config FILE    says what is wrong in it\n\n\
         Exit codes: 0 done, 2 wrong usage or configuration, 3 the relay is not running, 1 anything else.\n\
         Logs go to stderr; RUST_LOG sets the level (default: info)."
 )]
@@ -30,7 +33,7 @@ pub struct Flags {
     command: Option<Command>,
 
     /// A TOML file with the same settings: listen = ["ADDR:PORT"], state-dir = "DIR", control = "PATH", log = "text",
-    /// public = "HOST:PORT", mdns = "auto", trust-on-first-use = false
+    /// public = "HOST:PORT", mdns = "auto", chat-days = 365, chat-lines = 100000, trust-on-first-use = false
     #[arg(long, env = "VCHATD_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
@@ -68,6 +71,14 @@ struct RunArgs {
     #[arg(long, env = "VCHATD_MDNS", value_name = "WHEN")]
     mdns: Option<Mdns>,
 
+    /// Days for which chat is kept [default: 365]
+    #[arg(long, env = "VCHATD_CHAT_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=MAX_CHAT_DAYS))]
+    chat_days: Option<u32>,
+
+    /// Lines of chat that are kept of a room [default: 100000]
+    #[arg(long, env = "VCHATD_CHAT_LINES", value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
+    chat_lines: Option<u32>,
+
     /// Let everybody in who reaches the port, and remember their keys. For a network without strangers only
     #[arg(long, env = "VCHATD_TRUST_ON_FIRST_USE")]
     trust_on_first_use: bool,
@@ -77,6 +88,27 @@ struct RunArgs {
 enum Command {
     /// Run the relay (what happens without a command, too)
     Run(RunArgs),
+    /// Say what the relay would run with, or what is wrong with that
+    CheckConfig(RunArgs),
+    /// Show the chat of a room
+    #[command(after_help = "Examples:\n  \
+        vchatd history team                    the last lines\n  \
+        vchatd history team --before 4711      those before line 4711\n  \
+        vchatd history team --json             as JSON, oldest first")]
+    History {
+        /// The room
+        #[arg(value_parser = room)]
+        room: String,
+        /// Lines before this number only
+        #[arg(long, value_name = "NUMBER")]
+        before: Option<u64>,
+        /// How many lines at most
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINES)))]
+        limit: u32,
+        /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Invite somebody: print a link, or a code to say
     #[command(after_help = "Examples:\n  \
         vchatd invite                          a link for one device, good for a day\n  \
@@ -202,6 +234,8 @@ enum KeyAction {
 pub enum Task {
     /// Run the relay.
     Run(Box<Config>),
+    /// Show what the relay would run with.
+    Check(Box<Config>),
     /// Ask the running relay for something, and show the answer.
     Ask {
         /// The relay's control socket.
@@ -244,6 +278,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// To the journal of systemd, with fields.
+    Journald,
 }
 
 /// The settings of a file.
@@ -254,8 +290,13 @@ struct File {
     state_dir: Option<PathBuf>,
     control: Option<PathBuf>,
     log: Option<LogFormat>,
+    #[serde(default, deserialize_with = "called")]
     public: Option<String>,
     mdns: Option<Mdns>,
+    #[serde(default, deserialize_with = "days")]
+    chat_days: Option<u32>,
+    #[serde(default, deserialize_with = "lines")]
+    chat_lines: Option<u32>,
     trust_on_first_use: Option<bool>,
 }
 
@@ -274,6 +315,10 @@ pub struct Config {
     pub public: Option<String>,
     /// Whether the relay announces itself to the local network.
     pub mdns: Mdns,
+    /// How long chat is kept.
+    pub chat_age: Duration,
+    /// Lines of chat that are kept of a room.
+    pub chat_lines: u64,
     /// Whether an unknown key is let in and remembered.
     pub trust_on_first_use: bool,
 }
@@ -290,9 +335,36 @@ impl Config {
             log: LogFormat::Text,
             public: None,
             mdns: Mdns::Off,
+            chat_age: DAY.saturating_mul(CHAT_DAYS),
+            chat_lines: CHAT_LINES.into(),
             trust_on_first_use: false,
         }
     }
+}
+
+/// As TOML that, in a configuration file, gives the same settings.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |text: &str| toml::Value::String(text.into());
+        let listen: Vec<String> =
+            self.listen.iter().map(|addr| text(&addr.to_string()).to_string()).collect();
+        writeln!(f, "listen = [{}]", listen.join(", "))?;
+        writeln!(f, "state-dir = {}", text(&self.state_dir.to_string_lossy()))?;
+        writeln!(f, "control = {}", text(&self.control.to_string_lossy()))?;
+        writeln!(f, "log = {}", text(&name_of(self.log)))?;
+        if let Some(public) = &self.public {
+            writeln!(f, "public = {}", text(public))?;
+        }
+        writeln!(f, "mdns = {}", text(&name_of(self.mdns)))?;
+        writeln!(f, "chat-days = {}", self.chat_age.as_secs() / DAY.as_secs())?;
+        writeln!(f, "chat-lines = {}", self.chat_lines)?;
+        write!(f, "trust-on-first-use = {}", self.trust_on_first_use)
+    }
+}
+
+/// What a value is called on the command line and in a file.
+fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
 }
 
 /// Why the settings are no use. One line for the user.
@@ -314,9 +386,6 @@ pub enum ConfigError {
         /// Where and why, on one line.
         why: String,
     },
-    /// What the file says that people call the relay is no name of one.
-    #[error("public: {0}")]
-    Public(AuthorityError),
     /// There is no place for the state.
     #[error("no place for the relay's key: set --state-dir DIR (neither $STATE_DIRECTORY nor $HOME is set)")]
     NoStateDir,
@@ -338,8 +407,10 @@ impl Flags {
             Dirs { state: env("STATE_DIRECTORY"), runtime: env("RUNTIME_DIRECTORY"), home: env("HOME") };
         let asked = self.command.clone().and_then(Command::request);
         let named = self.control.is_some() || self.state_dir.is_some() || self.config.is_some();
+        let checks = matches!(self.command, Some(Command::CheckConfig(_)));
         let config = merge(self, file, dirs)?;
         Ok(match asked {
+            None if checks => Task::Check(Box::new(config)),
             None => Task::Run(Box::new(config)),
             Some((request, output)) => {
                 let control = if named { config.control } else { reachable(config.control) };
@@ -357,6 +428,8 @@ impl RunArgs {
             log: self.log.or(other.log),
             public: self.public.or(other.public),
             mdns: self.mdns.or(other.mdns),
+            chat_days: self.chat_days.or(other.chat_days),
+            chat_lines: self.chat_lines.or(other.chat_lines),
             trust_on_first_use: self.trust_on_first_use || other.trust_on_first_use,
         }
     }
@@ -367,7 +440,10 @@ impl Command {
     fn request(self) -> Option<(Request, Output)> {
         let output = |json| if json { Output::Json } else { Output::Text };
         Some(match self {
-            Self::Run(_) => return None,
+            Self::Run(_) | Self::CheckConfig(_) => return None,
+            Self::History { room, before, limit, json } => {
+                (Request::History { room, before, limit }, output(json))
+            }
             Self::Invite { rooms, uses, ttl, host, code, admin, qr, json } => {
                 let invite = Invite { rooms, uses, ttl_s: ttl, host, code, admin };
                 (Request::Invite(invite), if qr { Output::Qr } else { output(json) })
@@ -424,7 +500,7 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
 
 fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
     let run = match flags.command {
-        Some(Command::Run(run)) => run.or(flags.run),
+        Some(Command::Run(run) | Command::CheckConfig(run)) => run.or(flags.run),
         _ => flags.run,
     };
     let listen = Some(run.listen).filter(|l| !l.is_empty()).or(file.listen).filter(|l| !l.is_empty());
@@ -436,16 +512,38 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
         .or_else(|| dirs.home.map(|h| h.join(".local/state/vchatd")))
         .ok_or(ConfigError::NoStateDir)?;
     let control = flags.control.or(file.control);
-    let public = file.public.map(|text| host(&text)).transpose().map_err(ConfigError::Public)?;
+    let chat_days = run.chat_days.or(file.chat_days).unwrap_or(CHAT_DAYS);
     Ok(Config {
         listen: listen.unwrap_or_else(|| vec![SocketAddr::from(([0_u16; 8], DEFAULT_PORT))]),
         control: control.unwrap_or_else(|| runtime.unwrap_or_else(|| state_dir.clone()).join(CONTROL_NAME)),
         state_dir,
         log: run.log.or(file.log).unwrap_or(LogFormat::Text),
-        public: run.public.or(public),
+        public: run.public.or(file.public),
         mdns: run.mdns.or(file.mdns).unwrap_or(Mdns::Auto),
+        chat_age: DAY.saturating_mul(chat_days),
+        chat_lines: run.chat_lines.or(file.chat_lines).unwrap_or(CHAT_LINES).into(),
         trust_on_first_use: run.trust_on_first_use || file.trust_on_first_use.unwrap_or(false),
     })
+}
+
+/// `public` of a file.
+fn called<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    host(&String::deserialize(value)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// `chat-days` of a file.
+fn days<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
+    let days = u32::deserialize(value)?;
+    let possible = (1..=MAX_CHAT_DAYS).contains(&i64::from(days));
+    let wrong = || serde::de::Error::custom(format!("chat-days is {days}, not 1 to {MAX_CHAT_DAYS}"));
+    if possible { Ok(Some(days)) } else { Err(wrong()) }
+}
+
+/// `chat-lines` of a file.
+fn lines<'de, D: Deserializer<'de>>(value: D) -> Result<Option<u32>, D::Error> {
+    let lines = u32::deserialize(value)?;
+    let wrong = || serde::de::Error::custom("chat-lines is 0; the least is 1");
+    if lines > 0 { Ok(Some(lines)) } else { Err(wrong()) }
 }
 
 fn seconds(text: &str) -> Result<u64, &'static str> {
@@ -463,6 +561,11 @@ fn uses() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(MAX_USES))
 }
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Chat of a year, and no more than a talkative team writes in that time.
+const CHAT_DAYS: u32 = 365;
+const CHAT_LINES: u32 = 100_000;
+const MAX_CHAT_DAYS: i64 = 36_500;
 const CONTROL_NAME: &str = "control.sock";
 /// Where a packaged service has its control socket.
 const PACKAGED_CONTROL: &str = "/run/vchatd/control.sock";
@@ -527,8 +630,30 @@ mod tests {
         assert!(why.contains("x.toml") && why.contains("line 2") && why.contains("listne"), "{why}");
         let why = merged(&[], "listen = ['nonsense']").expect_err("no address").to_string();
         assert!(why.contains("line 1"), "{why}");
-        let why = merged(&[], "public = 'a b'").expect_err("no relay").to_string();
-        assert!(why.contains("a b"), "{why}");
+        for (wrong, named) in [
+            ("public = 'a b'", "a b"),
+            ("chat-days = 0", "chat-days is 0"),
+            ("chat-days = 40000", "40000"),
+            ("chat-days = -1", "-1"),
+            ("chat-lines = 0", "chat-lines is 0"),
+            ("mdns = 'maybe'", "maybe"),
+            ("log = 1", "string"),
+        ] {
+            let why = merged(&[], &format!("# a comment\n{wrong}\n")).expect_err(wrong).to_string();
+            assert!(why.contains("x.toml") && why.contains("line 2") && why.contains(named), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_check_config_prints_is_a_configuration() {
+        let file = "listen = ['1.2.3.4:5', '[::1]:6']\nstate-dir = '/var/x \"y\"'\nlog = 'json'
+            public = 'relay.example'\nchat-days = 7\nchat-lines = 5";
+        let config = merged(&["check-config"], file).expect("good");
+        assert_eq!((config.chat_age, config.chat_lines), (Duration::from_secs(7 * 24 * 3600), 5));
+        assert_eq!(merged(&[], &config.to_string()).expect("good"), config, "{config}");
+        let defaults = merged(&[], "").expect("good");
+        assert_eq!(merged(&[], &defaults.to_string()).expect("good"), defaults, "{defaults}");
+        assert!(merged(&["check-config", "--chat-days", "3"], file).is_ok_and(|c| c.chat_age == DAY * 3));
     }
 
     fn asked(args: &[&str]) -> (Request, Output) {
@@ -555,6 +680,8 @@ mod tests {
         assert_eq!(asked(&["devices", "revoke", "a"]).0, Request::Revoke { device: "a".into() });
         assert_eq!(asked(&["key"]).0, Request::Key);
         assert_eq!(asked(&["key", "rotate", "--now"]).0, Request::RotateKey { now: true });
+        let history = Request::History { room: "team".into(), before: Some(9), limit: 50 };
+        assert_eq!(asked(&["history", "team", "--before", "9"]), (history, Output::Text));
         assert_eq!(asked(&["invites"]).0, Request::Invites);
         assert_eq!(asked(&["invites", "cancel"]).0, Request::CancelInvites);
         assert!(flags(&["run"]).command.and_then(Command::request).is_none());
@@ -578,6 +705,11 @@ mod tests {
             &["invite", "--host", "a b"],
             &["devices", "rename", "a"],
             &["invites", "burn"],
+            &["history"],
+            &["history", " "],
+            &["history", "a", "--limit", "0"],
+            &["run", "--chat-days", "0"],
+            &["run", "--chat-lines", "0"],
             &["--public", "a b"],
         ] {
             let all = std::iter::once("vchatd").chain(args.iter().copied());

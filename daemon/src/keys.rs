@@ -10,7 +10,9 @@ use tokio::time::MissedTickBehavior;
 use vchat_certs::identity::Identity;
 use vchat_certs::pin::Pin;
 use vchat_certs::rotation::NextKey;
+use vchat_certs::secret;
 use vchat_proto::wire::pb;
+use vchat_quic::RelaySecrets;
 
 use crate::registry::{Registry, unix_ms_now};
 
@@ -21,6 +23,8 @@ pub(crate) struct Shown {
     pub(crate) next: Option<Next>,
     /// How new connections are met with the present key.
     pub(crate) config: Arc<quinn::ServerConfig>,
+    /// What outlives the process besides.
+    pub(crate) secrets: RelaySecrets,
 }
 
 /// The next key, as it is announced.
@@ -65,6 +69,8 @@ pub(crate) enum Command {
         now: bool,
         answer: oneshot::Sender<anyhow::Result<Progress>>,
     },
+    /// Take the key that is on the disk, if it is another.
+    Reload,
     /// Something happened after which the next key may take over.
     Look,
 }
@@ -92,8 +98,9 @@ impl Keys {
                 Some(announce(&current, &next, switch_at)?)
             }
         };
-        let config = Arc::new(vchat_quic::relay_config(tls(&current)?)?);
-        let (shown, _) = watch::channel(Shown { current, next, config });
+        let secrets = RelaySecrets::new(&*secret::load_or_create(&state_dir, SECRETS)?);
+        let config = Arc::new(vchat_quic::relay_config(tls(&current)?, &secrets)?);
+        let (shown, _) = watch::channel(Shown { current, next, config, secrets });
         Ok(Self { state_dir, registry, shown })
     }
 
@@ -115,6 +122,11 @@ impl Keys {
                 None => return,
                 Some(Command::Show(answer)) => drop(answer.send(self.progress().await)),
                 Some(Command::Rotate { now, answer }) => drop(answer.send(self.rotate(now).await)),
+                Some(Command::Reload) => {
+                    if let Err(e) = self.reload() {
+                        tracing::error!("the relay keeps its key: {e:#}");
+                    }
+                }
                 Some(Command::Look) => {
                     if let Err(e) = self.switch_when_ready().await {
                         tracing::error!("cannot change the relay's key: {e:#}");
@@ -122,6 +134,27 @@ impl Keys {
                 }
             }
         }
+    }
+
+    /// New connections meet the key on the disk, which the operator may have replaced; those that stand go on.
+    fn reload(&self) -> anyhow::Result<()> {
+        let current = Identity::load(&self.state_dir)?.context("its file is gone")?;
+        let before = self.shown.borrow().clone();
+        if current.pin() == before.current.pin() {
+            return Ok(());
+        }
+        let config = Arc::new(vchat_quic::with_key(&before.config, tls(&current)?)?);
+        let next =
+            before.next.as_ref().map(|next| self.announce_again(&current, next)).transpose()?.flatten();
+        tracing::info!(fingerprint = %current.pin(), "the relay has the key that is on its disk");
+        self.shown.send_replace(Shown { current, next, config, secrets: before.secrets });
+        Ok(())
+    }
+
+    /// A next key that was announced is announced by the new one.
+    fn announce_again(&self, current: &Identity, next: &Next) -> anyhow::Result<Option<Next>> {
+        let waiting = Identity::load_next(&self.state_dir)?;
+        waiting.map(|waiting| announce(current, &waiting, next.switch_at)).transpose()
     }
 
     async fn rotate(&self, now: bool) -> anyhow::Result<Progress> {
@@ -162,9 +195,10 @@ impl Keys {
     async fn switch(&self) -> anyhow::Result<()> {
         Identity::promote_next(&self.state_dir)?;
         let current = Identity::load_or_create(&self.state_dir)?;
-        let config = Arc::new(vchat_quic::with_key(&self.shown.borrow().config, tls(&current)?)?);
+        let before = self.shown.borrow().clone();
+        let config = Arc::new(vchat_quic::with_key(&before.config, tls(&current)?)?);
         tracing::info!(fingerprint = %current.pin(), "the relay has a new key");
-        self.shown.send_replace(Shown { current, next: None, config });
+        self.shown.send_replace(Shown { current, next: None, config, secrets: before.secrets });
         self.registry.ask(|l| l.set_number(SWITCH_AT, None)).await??;
         Ok(())
     }
@@ -182,6 +216,9 @@ fn announce(current: &Identity, next: &Identity, switch_at: u64) -> anyhow::Resu
 fn latest_switch() -> u64 {
     unix_ms_now().saturating_add(PATIENCE_MS)
 }
+
+/// The file of the secret from which the keys of connections are derived.
+const SECRETS: &str = "quic.key";
 
 /// The name under which the registry keeps when to switch.
 const SWITCH_AT: &str = "key-switch-at";

@@ -6,11 +6,13 @@
 //!                            | reads control, chat, datagrams  ------------^  |
 //!                            | writes control, chat; sends media <------------'  bounded queues, one set per connection
 //!              a stranger: pairing, which reaches the registry and nothing else
+//! archive thread (owns the chat, SQLite) <- rooms
 //! registry thread (owns devices and invites, SQLite) <- connections, control socket
 //! keys task (owns the relay's keys) -> announcements to all clients, TLS of new connections
 //! ```
 
 mod admin;
+mod archive;
 pub mod config;
 mod connection;
 pub mod control;
@@ -19,8 +21,10 @@ mod lan;
 mod members;
 mod outbox;
 mod pairing;
+mod probe;
 mod registry;
 mod room;
 mod rooms;
 mod sender;
 pub mod server;
+pub mod service;

@@ -5,19 +5,29 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use vchatd::config::{Config, Flags, LogFormat, Output, Task};
 use vchatd::control::{self, AskError, Request};
 use vchatd::server::Server;
+use vchatd::service;
 
 fn main() -> ExitCode {
-    let config = match Flags::parse().resolve() {
+    let flags = Flags::parse();
+    let config = match flags.clone().resolve() {
         Ok(Task::Run(config)) => *config,
+        Ok(Task::Check(config)) => {
+            say(&config.to_string());
+            return ExitCode::SUCCESS;
+        }
         Ok(Task::Ask { control, request, output }) => return ask(&control, &request, output),
         Err(e) => return fail(2, &e),
     };
     start_log(config.log);
-    match run(config) {
+    match run(config, flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &format!("{e:#}")),
     }
@@ -25,8 +35,8 @@ fn main() -> ExitCode {
 
 /// One thread: at these packet sizes a shared runtime costs more per datagram than it gains.
 #[tokio::main(flavor = "current_thread")]
-async fn run(config: Config) -> anyhow::Result<()> {
-    let server = Server::bind(config).await?;
+async fn run(config: Config, flags: Flags) -> anyhow::Result<()> {
+    let server = Server::bind_with(config, service::sockets()?).await?;
     for addr in server.local_addrs() {
         say(&format!("listening on {addr}"));
     }
@@ -35,7 +45,28 @@ async fn run(config: Config) -> anyhow::Result<()> {
             "nobody is paired yet; the administrator comes in, within an hour, by\n  vchat-client {link}"
         ));
     }
-    server.run(stop_signal()?).await
+    let (reload, reloads) = mpsc::channel(1);
+    tokio::spawn(read_again(flags, signal(SignalKind::hangup())?, reload));
+    server.run(stop_signal()?, reloads).await
+}
+
+/// Reads the settings again whenever the operator asks for it. Wrong ones are not taken.
+async fn read_again(flags: Flags, mut asked: Signal, reload: mpsc::Sender<Config>) {
+    while asked.recv().await.is_some() {
+        service::reloading();
+        match flags.clone().resolve() {
+            Ok(Task::Run(config)) => {
+                if reload.send(*config).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Task::Check(_) | Task::Ask { .. }) => {}
+            Err(e) => {
+                tracing::error!("the settings stay as they are: {e}");
+                service::ready();
+            }
+        }
+    }
 }
 
 /// Passes a command on to the running relay.
@@ -56,7 +87,6 @@ fn ask(control: &Path, request: &Request, output: Output) -> ExitCode {
 
 /// Resolves when the service manager or the user wants the daemon to stop.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -68,13 +98,22 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let journal = (format == LogFormat::Journald).then(tracing_journald::layer);
+    if let Some(Ok(journal)) = journal {
+        // As fields `VCHAT_PARTICIPANT` and so on: journalctl VCHAT_PARTICIPANT=7.
+        let journal = journal.with_field_prefix(Some("VCHAT".into())).with_syslog_identifier("vchatd".into());
+        return tracing_subscriber::registry().with(filter).with(journal).init();
+    }
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Text | LogFormat::Journald => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
+    }
+    if let Some(Err(e)) = journal {
+        tracing::warn!("there is no journal here ({e}): the log goes to stderr");
     }
 }
 

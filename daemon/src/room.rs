@@ -9,13 +9,15 @@ use tokio::sync::{mpsc, oneshot};
 use vchat_proto::cc::Loss;
 use vchat_proto::hop::Refresh;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName, TrackId};
-use vchat_proto::room::{Output, Room};
+use vchat_proto::room::{Kept, Output, Room};
 use vchat_proto::units::Bitrate;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{Media, MediaHeader};
 use vchat_proto::wire::framing::frame;
+use vchat_proto::wire::limits::MAX_PENDING;
 use vchat_proto::wire::pb;
 
+use crate::archive::{Archive, Failed, Receipt};
 use crate::outbox::Outbox;
 use crate::rooms::Rooms;
 
@@ -63,9 +65,23 @@ pub(crate) enum ToReceiver {
     VideoMax(Bitrate),
 }
 
+/// Where a room's chat is stored.
+struct Shelf {
+    archive: Archive,
+    name: RoomName,
+    /// Overflow: there is none, a room waits for fewer.
+    receipts: mpsc::Sender<Receipt>,
+}
+
 /// Runs a room until it has been empty for [`LINGER`], or is the one that has been empty longest when there are too many.
 pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, name: RoomName) {
-    let mut room = Room::new(random());
+    let archive = rooms.archive().clone();
+    // A room without its chat is still a room.
+    let kept = archive.open(name.clone()).await;
+    let kept = kept.unwrap_or_else(|Failed| Kept { history: random(), ..Kept::default() });
+    let mut room = Room::new(kept);
+    let (receipts, mut stored) = mpsc::channel(MAX_PENDING);
+    let shelf = Shelf { archive, name: name.clone(), receipts };
     let mut links: BTreeMap<ParticipantId, Link> = BTreeMap::new();
     let mut empty_since = Instant::now();
     loop {
@@ -76,7 +92,12 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
             // Before the commands, of which there may always be one more.
             () = sleep_until(timeout) => {
                 room.handle_timeout(Instant::now());
-                deliver(&mut room, &mut links);
+                deliver(&mut room, &mut links, &shelf);
+                continue;
+            }
+            Some(Receipt { author, id, stored }) = stored.recv() => {
+                room.handle_stored(author, id, stored);
+                deliver(&mut room, &mut links, &shelf);
                 continue;
             }
             command = commands.recv() => command,
@@ -86,7 +107,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
         let Some(command) = command else { break };
         let occupied = !room.is_empty();
         handle(&mut room, &mut links, command);
-        deliver(&mut room, &mut links);
+        deliver(&mut room, &mut links, &shelf);
         if occupied && room.is_empty() {
             empty_since = Instant::now();
         }
@@ -132,7 +153,7 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
 }
 
 /// Carries everything that the room has to say to the connections.
-fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
+fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, shelf: &Shelf) {
     let mut slow = Vec::new();
     // What is said to everybody is encoded, and kept while it waits, once.
     let mut said: Option<(pb::ChatDown, Bytes)> = None;
@@ -143,6 +164,7 @@ fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>) {
                     drop(link.media.try_send(ToReceiver::Media(header, body)));
                 }
             }
+            Output::Store(post) => shelf.archive.store(&shelf.name, post, &shelf.receipts),
             Output::VideoWanted(to, rate) => {
                 if let Some(link) = links.get(&to) {
                     drop(link.media.try_send(ToReceiver::VideoMax(rate)));
@@ -203,5 +225,5 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// How long an empty room keeps its chat, for people who drop out together and come back.
+/// How long an empty room stays, for people who drop out together and come back.
 pub(crate) const LINGER: Duration = Duration::from_secs(600);

@@ -3,20 +3,32 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use vchat_proto::id::RoomName;
 
+use crate::archive::Archive;
 use crate::room::{self, Command};
 
 /// The rooms by name. The one piece of state behind a lock: it is touched when somebody joins and when a room ends,
 /// never for a message or a datagram.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Rooms {
+    archive: Archive,
     by_name: Arc<Mutex<BTreeMap<RoomName, mpsc::Sender<Command>>>>,
-    crowded: Arc<Notify>,
+    /// A permit for each room that must make way and has not yet.
+    crowded: Arc<Semaphore>,
 }
 
 impl Rooms {
+    /// No rooms yet; their chat will be kept there.
+    pub(crate) fn new(archive: Archive) -> Self {
+        Self { archive, by_name: Arc::default(), crowded: Arc::new(Semaphore::new(0)) }
+    }
+
+    pub(crate) const fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
     /// The way into a room, which begins with the first who asks. Where there are [`MAX_ROOMS`] others, the one that has been
     /// empty longest ends for it: nobody can keep people out by opening rooms and leaving them.
     ///
@@ -27,8 +39,8 @@ impl Rooms {
             return room.clone();
         }
         if rooms.len() >= MAX_ROOMS {
-            // Those who wait are woken in the order in which they came.
-            self.crowded.notify_one();
+            // Those who wait get it in the order in which they came; where nobody waits yet, the first who will.
+            self.crowded.add_permits(1);
         }
         let (sender, receiver) = mpsc::channel(room::COMMANDS);
         rooms.insert(name.clone(), sender.clone());
@@ -38,7 +50,9 @@ impl Rooms {
 
     /// Waits until this empty room must make way for another.
     pub(crate) async fn crowded(&self) {
-        self.crowded.notified().await;
+        if let Ok(permit) = self.crowded.acquire().await {
+            permit.forget();
+        }
     }
 
     /// Forgets all rooms, which end when nobody else can reach them: the relay stops.
@@ -60,7 +74,10 @@ const MAX_ROOMS: usize = 1000;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::archive::Retention;
 
     fn name(n: usize) -> RoomName {
         RoomName::parse(&format!("room {n}")).expect("a name")
@@ -68,7 +85,10 @@ mod tests {
 
     #[tokio::test]
     async fn rooms_that_were_left_make_way_for_new_ones() {
-        let rooms = Rooms::default();
+        let dir = tempfile::tempdir().expect("a directory");
+        let retention = Retention { age: Duration::from_secs(60), lines: 10 };
+        let (archive, _ended) = Archive::start(dir.path(), retention).expect("an archive");
+        let rooms = Rooms::new(archive);
         let mut first = Vec::new();
         for n in 0..2 * MAX_ROOMS {
             let room = rooms.enter(&name(n));

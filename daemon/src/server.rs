@@ -1,6 +1,6 @@
 //! The running relay: sockets, admission, stop.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,17 @@ use vchat_certs::pin::Pin;
 use vchat_proto::admission::{Gate, Limits, Outcome, Ticket, Verdict};
 use vchat_proto::wire::close::CloseCode;
 
+use crate::archive::{Archive, Retention};
 use crate::config::Config;
 use crate::connection;
 use crate::control::{self, Door, Names, Office};
 use crate::keys::{self, Keys, Shown};
 use crate::lan;
 use crate::members::Members;
+use crate::probe;
 use crate::registry::{Ledger, Registry};
 use crate::rooms::Rooms;
+use crate::service;
 
 /// A relay whose sockets are open.
 pub struct Server {
@@ -30,6 +33,23 @@ pub struct Server {
     config: Config,
     shared: Arc<Shared>,
     registry_ended: oneshot::Receiver<()>,
+    archive_ended: oneshot::Receiver<()>,
+    settings: watch::Sender<Settings>,
+}
+
+/// Settings that [`Server::run`] may be told anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// What the operator says people call this relay.
+    pub(crate) public: Option<String>,
+    /// Whether a key that nobody knows is let in and becomes a device.
+    pub(crate) trust_on_first_use: bool,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Self {
+        Self { public: config.public.clone(), trust_on_first_use: config.trust_on_first_use }
+    }
 }
 
 /// What every connection of a relay shares.
@@ -42,8 +62,8 @@ pub(crate) struct Shared {
     pub(crate) rotate: mpsc::Sender<keys::Command>,
     /// What the relay is called.
     pub(crate) names: Names,
-    /// Whether a key that nobody knows is let in and becomes a device.
-    pub(crate) trust_on_first_use: bool,
+    /// What may change while the relay runs.
+    pub(crate) settings: watch::Receiver<Settings>,
     /// The zero of the relay's clock.
     pub(crate) started: Instant,
 }
@@ -51,32 +71,50 @@ pub(crate) struct Shared {
 impl Server {
     /// Loads or makes the relay's identity and its list of devices, and opens its sockets. Needs a tokio runtime.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        Self::bind_with(config, Vec::new()).await
+    }
+
+    /// The same, but where there are sockets that are open already, it serves on those and opens none.
+    pub async fn bind_with(config: Config, given: Vec<UdpSocket>) -> anyhow::Result<Self> {
         let ledger = Ledger::open(&config.state_dir)?;
         let (registry, registry_ended) = Registry::start(ledger).context("cannot start a thread")?;
+        let (archive, archive_ended) = Archive::start(&config.state_dir, retention(&config))?;
         let keys = Keys::load(config.state_dir.clone(), registry.clone()).await?;
         let shown = keys.shown();
         let (mut endpoints, mut addrs) = (Vec::new(), Vec::new());
-        for addr in &config.listen {
-            let settings = quinn::ServerConfig::clone(&shown.borrow().config);
-            let endpoint = vchat_quic::relay_endpoint(*addr, settings)
-                .with_context(|| format!("cannot listen on {addr}/udp"))?;
+        for socket in if given.is_empty() { open(&config.listen)? } else { given } {
+            let Shown { config: tls, secrets, .. } = shown.borrow().clone();
+            let endpoint = vchat_quic::relay_endpoint(socket, (*tls).clone(), &secrets)
+                .context("cannot serve on a UDP socket")?;
             addrs.push(endpoint.local_addr()?);
             endpoints.push(endpoint);
         }
         let door = Door::open(&config.control)?;
         let (rotate, rotate_in) = mpsc::channel(COMMANDS);
+        let (settings, live) = watch::channel(Settings::of(&config));
         let shared = Shared {
-            rooms: Rooms::default(),
+            rooms: Rooms::new(archive),
             members: Members::default(),
             registry,
             keys: shown,
             rotate,
-            names: Names { addrs: addrs.clone(), public: config.public.clone() },
-            trust_on_first_use: config.trust_on_first_use,
+            names: Names { addrs: addrs.clone(), settings: live.clone() },
+            settings: live,
             started: Instant::now(),
         };
         let shared = Arc::new(shared);
-        Ok(Self { endpoints, addrs, keys, rotate: rotate_in, door, config, shared, registry_ended })
+        Ok(Self {
+            endpoints,
+            addrs,
+            keys,
+            rotate: rotate_in,
+            door,
+            config,
+            shared,
+            registry_ended,
+            archive_ended,
+            settings,
+        })
     }
 
     /// The addresses bound, with the ports that the system chose.
@@ -96,54 +134,67 @@ impl Server {
         self.office().first_invite().await
     }
 
-    /// Serves until `shutdown` resolves, then tells every client and waits a moment for them to hear it.
+    /// Serves until `shutdown` resolves, then tells every client and waits a moment for them to hear it. Takes new settings as they
+    /// come, without a word to those who are here.
     ///
     /// # Errors
     /// The relay cannot go on: its registry has failed.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        mut reloads: mpsc::Receiver<Config>,
+    ) -> anyhow::Result<()> {
         tracing::info!(fingerprint = %self.pin(), "relay is up");
-        if self.shared.trust_on_first_use {
-            tracing::warn!("whoever reaches the port is let in (--trust-on-first-use)");
-        }
         let office = self.office();
+        let Self { endpoints, addrs, keys, rotate, mut door, mut config, shared, settings, .. } = self;
+        warn(&settings.borrow());
         let mut tasks = JoinSet::new();
         let (incoming, attempts) = mpsc::channel(INCOMING);
-        for endpoint in &self.endpoints {
+        for endpoint in &endpoints {
             tasks.spawn(accept(endpoint.clone(), incoming.clone()));
         }
-        tasks.spawn(admit(attempts, self.shared.clone()));
+        tasks.spawn(admit(attempts, shared.clone()));
         // Ends early where there is nothing to announce.
         let mut lan = JoinSet::new();
-        lan.spawn(lan::announce(
-            self.config.mdns,
-            self.addrs.clone(),
-            self.shared.names.address(),
-            self.shared.keys.clone(),
-        ));
-        tasks.spawn(control::serve(self.door.listener()?, office));
-        tasks.spawn(self.keys.run(self.rotate));
-        let failed = tokio::select! {
-            () = shutdown => None,
-            () = self.shared.registry.closed() => Some("the registry of devices"),
-            // None of them ends by itself: one that has panicked would leave a relay that is there and does nothing.
-            _ = tasks.join_next() => Some("a part of the relay"),
+        lan.spawn(lan::announce(config.mdns, addrs, shared.names.address(), shared.keys.clone()));
+        tasks.spawn(control::serve(door.listener()?, office));
+        tasks.spawn(keys.run(rotate));
+        let archive = shared.rooms.archive().clone();
+        tasks.spawn(archive.clone().keep_tidy());
+        tasks.spawn(probe::watch(endpoints.clone(), shared.clone()));
+        service::ready();
+        tokio::pin!(shutdown);
+        let failed = loop {
+            tokio::select! {
+                () = &mut shutdown => break None,
+                Some(new) = reloads.recv() => {
+                    reload(&config, &new, &settings, &shared).await;
+                    config = new;
+                }
+                () = shared.registry.closed() => break Some("the registry of devices"),
+                () = archive.closed() => break Some("the archive of chat"),
+                // None of them ends by itself: one that has panicked would leave a relay that is there and does nothing.
+                _ = tasks.join_next() => break Some("a part of the relay"),
+            }
         };
         tracing::info!("stopping");
+        service::stopping();
         // They may hold what is to end below.
         tasks.shutdown().await;
         lan.shutdown().await;
-        for endpoint in &self.endpoints {
+        for endpoint in &endpoints {
             let code = CloseCode::ShuttingDown;
             endpoint.close((code as u32).into(), code.reason().as_bytes());
         }
-        for endpoint in &self.endpoints {
+        for endpoint in &endpoints {
             // Whoever does not answer the close in this time notices by its idle timeout.
             drop(tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await);
         }
         // Rooms hold connections, and those the sockets.
-        self.shared.rooms.close();
-        drop(self.shared);
-        drop(tokio::time::timeout(FAREWELL, self.registry_ended).await);
+        shared.rooms.close();
+        drop((shared, archive));
+        let ended = async { tokio::join!(self.registry_ended, self.archive_ended) };
+        drop(tokio::time::timeout(FAREWELL, ended).await);
         failed.map_or(Ok(()), |what| Err(anyhow::anyhow!("{what} has failed; its last words are above")))
     }
 
@@ -151,6 +202,38 @@ impl Server {
     fn office(&self) -> Office {
         Office { shared: self.shared.clone() }
     }
+}
+
+/// Takes what can be changed of the settings, and the key that is on the disk.
+async fn reload(old: &Config, new: &Config, settings: &watch::Sender<Settings>, shared: &Shared) {
+    let fixed = |c: &Config| (c.listen.clone(), c.state_dir.clone(), c.control.clone(), c.log, c.mdns);
+    if fixed(old) != fixed(new) {
+        tracing::warn!("listen, state-dir, control, log and mdns change when the relay is started anew");
+    }
+    settings.send_replace(Settings::of(new));
+    warn(&settings.borrow());
+    shared.rooms.archive().retain(retention(new)).await;
+    // The keys are there as long as the relay.
+    drop(shared.rotate.send(keys::Command::Reload).await);
+    tracing::info!("the settings were read again");
+    service::ready();
+}
+
+fn warn(settings: &Settings) {
+    if settings.trust_on_first_use {
+        tracing::warn!("whoever reaches the port is let in (--trust-on-first-use)");
+    }
+}
+
+fn open(listen: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
+    let socket = |addr: &SocketAddr| {
+        vchat_quic::relay_socket(*addr).with_context(|| format!("cannot listen on {addr}/udp"))
+    };
+    listen.iter().map(socket).collect()
+}
+
+const fn retention(config: &Config) -> Retention {
+    Retention { age: config.chat_age, lines: config.chat_lines }
 }
 
 /// A connection attempt that was let as far as the handshake. Reports its outcome once; if nobody says one, the peer is gone and

@@ -217,8 +217,10 @@ impl Liar {
         let _guard = runtime.enter();
         let home = tempfile::tempdir()?;
         let identity = Identity::load_or_create(home.path())?;
-        let config = vchat_quic::relay_config(vchat_certs::tls::server_config(&identity)?)?;
-        let endpoint = vchat_quic::relay_endpoint("127.0.0.1:0".parse()?, config)?;
+        let secrets = vchat_quic::RelaySecrets::new(&[7; 32]);
+        let config = vchat_quic::relay_config(vchat_certs::tls::server_config(&identity)?, &secrets)?;
+        let socket = vchat_quic::relay_socket("127.0.0.1:0".parse()?)?;
+        let endpoint = vchat_quic::relay_endpoint(socket, config, &secrets)?;
         let (address, proofs) = (endpoint.local_addr()?, Arc::<AtomicUsize>::default());
         let counted = proofs.clone();
         runtime.spawn(async move {

@@ -348,6 +348,7 @@ impl Call {
                 let why = match reason {
                     pb::RefusalReason::TooFast => "too many messages at once; wait a moment",
                     pb::RefusalReason::TooLong => "the message is too long",
+                    pb::RefusalReason::NotStored => "the relay cannot store it; try again later",
                     pb::RefusalReason::Empty | pb::RefusalReason::Unspecified => "the relay did not take it",
                 };
                 self.notice("chat", &format!("not sent: {why}"));

@@ -12,7 +12,7 @@ mod serve;
 use serde::{Deserialize, Serialize};
 
 pub use self::ask::{AskError, ask};
-pub(crate) use self::office::{MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make};
+pub(crate) use self::office::{MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make};
 pub use self::print::show;
 pub(crate) use self::serve::{Door, serve};
 
@@ -39,6 +39,15 @@ pub enum Request {
     Revoke {
         /// Its name, or how its fingerprint begins.
         device: String,
+    },
+    /// Lines of a room's chat.
+    History {
+        /// The room.
+        room: String,
+        /// Those before this number; the newest, without it.
+        before: Option<u64>,
+        /// At most so many.
+        limit: u32,
     },
     /// The relay's keys.
     Key,

@@ -6,18 +6,19 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
 use vchat_certs::pin::Pin;
 use vchat_proto::id::{DisplayName, RoomName};
 use vchat_proto::wire::close::CloseCode;
+use vchat_proto::wire::pb;
 
 use super::{Invite, Reply, Request};
 use crate::keys::{self, Progress};
 use crate::registry::{Device, Grant, Invited, OpenInvites, Registry, Role, SelectError, unix_ms_now};
-use crate::server::Shared;
+use crate::server::{Settings, Shared};
 
 /// Carries out requests of people who may make them.
 #[derive(Clone)]
@@ -30,8 +31,8 @@ pub(crate) struct Office {
 pub(crate) struct Names {
     /// The addresses bound.
     pub(crate) addrs: Vec<SocketAddr>,
-    /// What the operator says people call this relay.
-    pub(crate) public: Option<String>,
+    /// Where it says what people call this relay.
+    pub(crate) settings: watch::Receiver<Settings>,
 }
 
 impl Names {
@@ -39,7 +40,7 @@ impl Names {
     /// at the port that is bound where none is named.
     pub(crate) fn called(&self, host: Option<&str>) -> Result<Authority, AuthorityError> {
         let port = self.addrs.first().map_or(DEFAULT_PORT, SocketAddr::port);
-        match host.or(self.public.as_deref()) {
+        match host.or(self.settings.borrow().public.as_deref()) {
             Some(host) => Authority::parse(host, port),
             None => Ok(Authority { host: self.address().to_string(), port }),
         }
@@ -61,6 +62,7 @@ impl Office {
             Request::Devices => self.devices().await,
             Request::Rename { device, name } => self.rename(device, &name).await,
             Request::Revoke { device } => self.revoke(device).await,
+            Request::History { room, before, limit } => self.history(&room, before, limit).await,
             Request::Key => self.keys(keys::Command::Show).await,
             Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
         };
@@ -127,6 +129,14 @@ impl Office {
         let mut description = self.describe(&revoked);
         description["cut"] = cut.into();
         Ok(description)
+    }
+
+    async fn history(&self, room: &str, before: Option<u64>, limit: u32) -> anyhow::Result<Value> {
+        let room = RoomName::parse(room).context("this is no name for a room")?;
+        let before = before.unwrap_or(u64::MAX);
+        let lines = self.shared.rooms.archive().page(room, before, limit.min(MAX_LINES)).await?;
+        let line = |line: pb::Line| json!({"seq": line.seq, "sent": rfc3339(line.sent_ms), "name": line.name, "text": line.text});
+        Ok(lines.into_iter().map(line).collect())
     }
 
     async fn keys(
@@ -216,3 +226,5 @@ pub(crate) const MAX_USES: u32 = 1000;
 pub(crate) const MIN_SECONDS: u64 = 60;
 pub(crate) const MAX_SECONDS: u64 = 90 * 24 * 3600;
 const MAX_ROOMS: usize = 32;
+/// Lines of chat at once: of the longest, a few megabytes.
+pub(crate) const MAX_LINES: u32 = 1000;

@@ -38,6 +38,7 @@ pub fn show(request: &Request, answer: &Value, output: Output, terminal: bool) -
                 answer["cut"]
             ),
         },
+        Request::History { .. } => plain(history(answer)),
         Request::Key | Request::RotateKey { .. } => plain(key(answer)),
     }
 }
@@ -94,6 +95,20 @@ fn devices(answer: &Value) -> String {
         ]);
     }
     columns(&table)
+}
+
+fn history(answer: &Value) -> String {
+    let lines = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    if lines.is_empty() {
+        return "nothing has been written there".into();
+    }
+    let line = |line: &Value| {
+        // What people write is not to steer the operator's terminal.
+        let visible = |c: char| if c.is_control() { ' ' } else { c };
+        let said: String = text(&line["text"]).chars().map(visible).collect();
+        format!("{:>6}  {}  {}: {said}", line["seq"].to_string(), when(&line["sent"]), text(&line["name"]))
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn key(answer: &Value) -> String {
@@ -173,6 +188,16 @@ mod tests {
         {
             assert!(shown.text.starts_with("vchat://h:1/#abc\n") && shown.text.contains('█'));
         }
+    }
+
+    #[test]
+    fn chat_is_shown_with_its_numbers_and_without_control_characters() {
+        let request = Request::History { room: "team".into(), before: None, limit: 9 };
+        let answer =
+            json!([{"seq": 7, "sent": "2026-01-02T03:04:05Z", "name": "Ann", "text": "a\u{1b}[2Jb\nc"}]);
+        let text = show(&request, &answer, Output::Text, true).text;
+        assert!(text.starts_with("     7  2026-01-02") && text.ends_with("Ann: a [2Jb c"), "{text}");
+        assert!(show(&request, &json!([]), Output::Text, true).text.contains("nothing"));
     }
 
     #[test]

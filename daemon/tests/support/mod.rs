@@ -66,7 +66,8 @@ impl Relay {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         self.stop = Some(stop);
         self.running = Some(tokio::spawn(async move {
-            server.run(async { drop(stopped.await) }).await.expect("ran");
+            let (_nothing, reloads) = tokio::sync::mpsc::channel(1);
+            server.run(async { drop(stopped.await) }, reloads).await.expect("ran");
         }));
     }
 

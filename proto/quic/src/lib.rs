@@ -2,6 +2,7 @@
 //!
 //! The defaults of quinn are made for downloads; each setting here says why it differs.
 
+mod secrets;
 mod window;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+pub use self::secrets::RelaySecrets;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use vchat_proto::wire::close::CloseCode;
@@ -38,12 +40,27 @@ const STRANGER_WINDOW: u32 = 5 * 1024;
 /// round trips.
 const MEMBER_WINDOW: u32 = 64 * 1024;
 
-/// Opens the UDP socket and the endpoint of a relay.
+/// Opens the UDP socket of a relay.
+pub fn relay_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = unbound(addr)?;
+    if addr.is_ipv6() {
+        // `[::]:4433` serves both families wherever the system allows it.
+        drop(socket.set_only_v6(false));
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// Begins to serve on a socket, which may be one that was opened by somebody else.
 pub fn relay_endpoint(
-    addr: SocketAddr,
+    socket: UdpSocket,
     config: quinn::ServerConfig,
-) -> Result<quinn::Endpoint, EndpointError> {
-    endpoint(addr, Some(config)).map_err(EndpointError::Socket)
+    secrets: &RelaySecrets,
+) -> io::Result<quinn::Endpoint> {
+    enlarge_buffers(&socket2::SockRef::from(&socket));
+    let mut endpoint = endpoint_config();
+    secrets.give(&mut endpoint);
+    quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime))
 }
 
 /// The same for connections that are to meet the relay with another key. Tokens given out before stay good.
@@ -58,7 +75,10 @@ pub fn with_key(
 }
 
 /// How a relay meets new connections.
-pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, EndpointError> {
+pub fn relay_config(
+    tls: rustls::ServerConfig,
+    secrets: &RelaySecrets,
+) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let mut t = transport(None);
@@ -68,7 +88,7 @@ pub fn relay_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, En
         .receive_window(VarInt::from_u32(STRANGER_WINDOW))
         .send_window(64 * 1024)
         .datagram_receive_buffer_size(Some(128 * 1024));
-    config.transport_config(Arc::new(t));
+    config.transport_config(Arc::new(t)).token_key(secrets.tokens());
     // Attempts that nobody has looked at yet wait for some fifty microseconds; with 3 kB each they stay below 1 MiB.
     // Beyond, quinn drops first packets before it spends a key on them. Without 0-RTT there is no early data to keep,
     // only the second half of a hello.
@@ -87,13 +107,19 @@ pub fn client_endpoint(
     relay: SocketAddr,
     tls: rustls::ClientConfig,
 ) -> Result<quinn::Endpoint, EndpointError> {
+    let config = client_config(tls)?;
+    let any: SocketAddr = if relay.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let mut endpoint = client_on(any).map_err(EndpointError::Socket)?;
+    endpoint.set_default_client_config(config);
+    Ok(endpoint)
+}
+
+/// How a client meets a relay.
+pub fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, EndpointError> {
     let tls = QuicClientConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
-    let any: SocketAddr = if relay.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let mut endpoint = endpoint(any, None).map_err(EndpointError::Socket)?;
-    endpoint.set_default_client_config(config);
-    Ok(endpoint)
+    Ok(config)
 }
 
 /// Closes a connection with one of our codes.
@@ -162,27 +188,35 @@ fn acknowledgements() -> AckFrequencyConfig {
     config
 }
 
-fn endpoint(addr: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    let socket = socket2::Socket::new(
+fn client_on(addr: SocketAddr) -> io::Result<quinn::Endpoint> {
+    let socket = unbound(addr)?;
+    enlarge_buffers(&socket2::SockRef::from(&socket));
+    socket.bind(&addr.into())?;
+    quinn::Endpoint::new(endpoint_config(), None, socket.into(), Arc::new(quinn::TokioRuntime))
+}
+
+fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.supported_versions(vec![QUIC_V1]);
+    config
+}
+
+fn unbound(addr: SocketAddr) -> io::Result<socket2::Socket> {
+    socket2::Socket::new(
         socket2::Domain::for_address(addr),
         socket2::Type::DGRAM,
         Some(socket2::Protocol::UDP),
-    )?;
-    if addr.is_ipv6() && server.is_some() {
-        // `[::]:4433` serves both families wherever the system allows it.
-        drop(socket.set_only_v6(false));
-    }
-    // A key frame to a hundred receivers is a burst of megabytes; the system's default buffers lose it. The kernel
-    // clamps this to net.core.{r,w}mem_max without an error.
+    )
+}
+
+/// A key frame to a hundred receivers is a burst of megabytes; the system's default buffers lose it. The kernel clamps this to
+/// net.core.{r,w}mem_max without an error.
+fn enlarge_buffers(socket: &socket2::SockRef<'_>) {
     for result in [socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER)] {
         if let Err(e) = result {
             tracing::warn!("cannot enlarge the buffers of the UDP socket: {e}");
         }
     }
-    socket.bind(&addr.into())?;
-    let mut config = EndpointConfig::default();
-    config.supported_versions(vec![QUIC_V1]);
-    quinn::Endpoint::new(config, server, UdpSocket::from(socket), Arc::new(quinn::TokioRuntime))
 }
 
 /// Packets that may come before they are acknowledged, and how long after the first of them: two packets of sound.

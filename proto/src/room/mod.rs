@@ -14,7 +14,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use self::audience::Audience;
-use self::chat::{History, Posted};
+pub use self::chat::{Author, Kept, Post, Stored};
+use self::chat::{History, Outcome, Posted};
 use self::layers::Layers;
 use self::once::Seen;
 use self::recent::Recent;
@@ -52,6 +53,8 @@ pub enum Output {
     Chat(ParticipantId, pb::ChatDown),
     /// A media datagram for a participant: its header and its body without hop prefix.
     Media(ParticipantId, MediaHeader, Bytes),
+    /// A line of chat that is to be stored; [`Room::handle_stored`] is to say what became of it.
+    Store(Post),
     /// What the best video that a participant may be sent would take, payload only: its hop need not be probed for more.
     VideoWanted(ParticipantId, Bitrate),
     /// A track that ended: nothing of it needs to be sent any more.
@@ -109,15 +112,15 @@ struct Track {
 }
 
 impl Room {
-    /// An empty room. `history` is a random number that names its chat history.
+    /// An empty room, with the chat that is kept of it.
     #[must_use]
-    pub fn new(history: u64) -> Self {
+    pub fn new(kept: Kept) -> Self {
         Self {
             members: BTreeMap::new(),
             tracks: BTreeMap::new(),
             layers: Layers::default(),
             audience: Audience::default(),
-            chat: History::new(history),
+            chat: History::new(kept),
             next_participant: 1,
             next_track: 1,
             output: VecDeque::new(),
@@ -380,26 +383,41 @@ impl Room {
             return self.remove(now, from, CloseCode::Protocol);
         }
         let posted = if member.limits.posts.take(now, 1) {
-            self.chat.post((from, member.name.as_str()), ChatId(id), &post.text, unix_ms)
+            let author = (Author(member.identity.pin), from, member.name.as_str());
+            self.chat.post(author, ChatId(id), &post.text, unix_ms)
         } else {
             Posted::Refused(pb::RefusalReason::TooFast)
         };
-        let answer = |seq| pb::chat_down::Body::Ack(pb::Ack { id: post.id.clone(), seq });
         match posted {
-            Posted::New(line) => {
-                self.chat(from, answer(line.seq));
-                let chatting: Vec<ParticipantId> =
-                    self.members.iter().filter(|(_, m)| m.chatting).map(|(id, _)| *id).collect();
-                chatting.into_iter().for_each(|to| self.chat(to, pb::chat_down::Body::Line(line.clone())));
-            }
-            Posted::Known(seq) => self.chat(from, answer(seq)),
-            Posted::Refused(reason) => {
-                self.chat(
-                    from,
-                    pb::chat_down::Body::Refusal(pb::Refusal { id: post.id, reason: reason.into() }),
-                );
+            Posted::Store(post) => self.output.push_back(Output::Store(post)),
+            Posted::Waits => {}
+            Posted::Refused(reason) => self.refuse(from, post.id, reason),
+        }
+    }
+
+    /// Says what became of a post of [`Output::Store`], in the order of those. Who wrote it hears so, and everybody sees a new line.
+    pub fn handle_stored(&mut self, author: Author, id: ChatId, stored: Stored) {
+        let Some(Outcome { asked, id, seq, line, begun_anew }) = self.chat.stored(author, id, stored) else {
+            return;
+        };
+        let chatting: Vec<ParticipantId> =
+            self.members.iter().filter(|(_, m)| m.chatting).map(|(id, _)| *id).collect();
+        if let Some(history) = begun_anew {
+            chatting.iter().for_each(|to| self.chat(*to, pb::chat_down::Body::History(history)));
+        }
+        for to in asked.into_iter().filter(|to| chatting.contains(to)) {
+            match seq {
+                Some(seq) => self.chat(to, pb::chat_down::Body::Ack(pb::Ack { id: id.0.to_vec(), seq })),
+                None => self.refuse(to, id.0.to_vec(), pb::RefusalReason::NotStored),
             }
         }
+        if let Some(line) = line {
+            chatting.into_iter().for_each(|to| self.chat(to, pb::chat_down::Body::Line(line.clone())));
+        }
+    }
+
+    fn refuse(&mut self, to: ParticipantId, id: Vec<u8>, reason: pb::RefusalReason) {
+        self.chat(to, pb::chat_down::Body::Refusal(pb::Refusal { id, reason: reason.into() }));
     }
 
     /// Does what was decided about who gets what.

@@ -24,11 +24,17 @@ fn hello() -> pb::Hello {
 struct World {
     room: Room,
     now: Instant,
+    /// The lines that were stored.
+    stored: Vec<(Author, ChatId)>,
 }
 
 impl World {
     fn new() -> Self {
-        Self { room: Room::new(HISTORY), now: Instant::now() }
+        Self {
+            room: Room::new(Kept { history: HISTORY, ..Kept::default() }),
+            now: Instant::now(),
+            stored: Vec::new(),
+        }
     }
 
     fn join(&mut self, name: &str) -> (ParticipantId, pb::Welcome) {
@@ -46,7 +52,27 @@ impl World {
     }
 
     fn drain(&mut self) -> Vec<Output> {
-        std::iter::from_fn(|| self.room.poll_output()).collect()
+        let mut outputs = Vec::new();
+        while let Some(output) = self.room.poll_output() {
+            match output {
+                Output::Store(post) => self.store(&post),
+                other => outputs.push(other),
+            }
+        }
+        outputs
+    }
+
+    fn store(&mut self, post: &Post) {
+        let (author, id) = (post.author, post.id);
+        let known = self.stored.iter().position(|stored| *stored == (author, id));
+        let stored = match known {
+            Some(at) => Stored::Known(at as u64 + 1),
+            None => {
+                self.stored.push((author, id));
+                Stored::New { history: HISTORY, seq: self.stored.len() as u64 }
+            }
+        };
+        self.room.handle_stored(author, id, stored);
     }
 
     fn pass(&mut self, ms: u64) {
@@ -398,13 +424,31 @@ fn chat_has_one_order_and_late_joiners_get_it_all() {
     w.say(ann, 1);
     w.say(bob, 2);
     w.say(ann, 1);
-    let outputs = w.drain();
+    let mut outputs = w.drain();
+    w.say(ann, 1);
+    outputs.extend(w.drain());
     assert_eq!((lines_to(&outputs, ann), lines_to(&outputs, bob)), (vec![1, 2], vec![1, 2]));
     let acks = outputs.iter().filter(|o| matches!(o, Output::Chat(to, pb::ChatDown { body: Some(pb::chat_down::Body::Ack(a)) }) if *to == ann && a.seq == 1));
     assert_eq!(acks.count(), 2, "the repeated post is acknowledged again");
     let (eve, _) = w.join("eve");
     w.resume(eve);
     assert_eq!(lines_to(&w.drain(), eve), [1, 2]);
+}
+
+#[test]
+fn a_post_that_cannot_be_stored_is_refused_and_seen_by_nobody() {
+    let mut w = World::new();
+    let ((ann, _), (bob, _)) = (w.join("ann"), w.join("bob"));
+    w.resume(ann);
+    w.resume(bob);
+    w.drain();
+    w.say(ann, 1);
+    let Some(Output::Store(post)) = w.room.poll_output() else { panic!("nothing to store") };
+    assert_eq!(w.drain(), [], "nothing is said before");
+    w.room.handle_stored(post.author, post.id, Stored::Failed);
+    let refusal = pb::Refusal { id: vec![1; 16], reason: pb::RefusalReason::NotStored.into() };
+    let refused = pb::ChatDown { body: Some(pb::chat_down::Body::Refusal(refusal)) };
+    assert_eq!(w.drain(), [Output::Chat(ann, refused)]);
 }
 
 #[test]
@@ -586,7 +630,7 @@ proptest! {
                         prop_assert!(last.is_some_and(|last| last == 0 || line.seq == last + 1));
                     }
                     Output::Chat(to, _) | Output::Control(to, _) => prop_assert!(people.iter().any(|p| p.0 == to)),
-                    Output::TrackEnded(_) | Output::VideoWanted(..) => {}
+                    Output::TrackEnded(_) | Output::VideoWanted(..) | Output::Store(_) => {}
                 }
             }
         }

@@ -34,6 +34,8 @@ pub struct Session {
     published_clock: Option<pb::Clock>,
     ping_at: Option<Instant>,
     pings: u32,
+    /// For times at which not everybody should do the same; never zero.
+    dice: u64,
     output: VecDeque<Output>,
 }
 
@@ -239,6 +241,8 @@ impl Session {
             published_clock: None,
             ping_at: None,
             pings: 0,
+            // Spread over all bits (Fibonacci hashing), and never zero.
+            dice: settings.instance.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             output: VecDeque::from([Output::Connect]),
         }
     }
@@ -282,8 +286,18 @@ impl Session {
                 Loss::Network(why) | Loss::Untrusted(why) => why,
             }));
         }
-        let wait = FIRST_RETRY.saturating_mul(1 << (attempt - 1).min(8)).min(LAST_RETRY);
+        let longest = FIRST_RETRY.saturating_mul(1 << (attempt - 1).min(8)).min(LAST_RETRY);
+        // Everybody has lost the same relay at the same time, and is not to come back at the same time.
+        let wait = longest / 2 + longest.mul_f64(self.roll() / 2.0);
         self.state = State::Waiting { until: now + wait, attempt };
+    }
+
+    /// A number from 0 to 1 (xorshift64, Marsaglia 2003).
+    fn roll(&mut self) -> f64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        (self.dice >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Takes a message from the control stream. `at` is the media clock's time.

@@ -44,6 +44,10 @@ pub const MAX_HISTORY: usize = 288 * 1024;
 /// What a kept chat line takes besides its encoding: its parts are allocated one by one.
 pub const LINE_COST: usize = 128;
 
+/// Chat lines of a room that may wait to be stored: half a second of a hundred people who all came back with what they wrote
+/// meanwhile.
+pub const MAX_PENDING: usize = 1024;
+
 /// Chat posts a second that a participant may keep up, and how many may come at once (a reconnecting client sends
 /// what it could not send before).
 pub const CHAT_RATE: (u32, u32) = (5, 50);

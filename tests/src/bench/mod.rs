@@ -18,6 +18,7 @@
 //! | `table`, `page`, `anchor` | all calls as a page beside another system's figures |
 //! | `machine` | where all this was measured |
 //! | `flood` | a call while its relay is flooded |
+//! | `kills`, `crowd` | a relay that is killed: the chat, and how long people notice |
 //! | `memory` | what clients and strangers can make a relay hold |
 //! | `stoi` | how well speech is understood |
 //! | `guest`, `resident` | clients made by hand, the memory of a process |
@@ -29,9 +30,11 @@ mod chat;
 mod chirps;
 mod clip;
 mod cpu;
+pub mod crowd;
 pub mod flood;
 mod group;
 mod guest;
+pub mod kills;
 mod machine;
 pub mod memory;
 mod metrics;
@@ -53,7 +56,9 @@ mod traffic;
 use std::io::Write;
 use std::time::Duration;
 
+pub use crowd::{RestartOptions, run_restart};
 pub use flood::{FloodOptions, run_flood};
+pub use kills::{KillsOptions, chat_while_killed, run_kills};
 pub use memory::{MemoryOptions, run_memory};
 pub use options::{CallOptions, TableOptions};
 pub use profile::Profile;

@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vchat_tests::bench::{CallOptions, FloodOptions, MemoryOptions, TableOptions};
-use vchat_tests::bench::{run_call, run_flood, run_memory, run_table};
+use vchat_tests::bench::{
+    CallOptions, FloodOptions, KillsOptions, MemoryOptions, RestartOptions, TableOptions,
+};
+use vchat_tests::bench::{run_call, run_flood, run_kills, run_memory, run_restart, run_table};
 use vchat_tests::estimators::{EstimatorOptions, run_estimators};
 
 /// Measures vchat with real programs, codecs and sound servers, and its parts on simulated networks.
@@ -49,6 +51,26 @@ Meanwhile known devices join anew. All traffic stays on the loopback interface; 
   vchat-bench flood --runs 5 --pin"
     )]
     Flood(FloodOptions),
+    /// Chat while its relay is killed over and over, all on this machine
+    #[command(
+        long_about = "Chat while its relay is killed over and over, all on this machine.
+
+Three clients write; the relay is killed (SIGKILL) at random moments and started again. At the end every line has to be there
+once, in one order for everybody, under the number that its writer was told.",
+        after_help = "Example: a long night:
+  vchat-bench kills --kills 1000"
+    )]
+    Kills(KillsOptions),
+    /// How long many people notice that their relay was killed, all on this machine
+    #[command(
+        long_about = "How long many people notice that their relay was killed, all on this machine.
+
+Clients made by hand send sound in several rooms. The relay is killed (SIGKILL) and started again; measured is, from the moment
+that it listens again, how long it takes until each knows that its connection is gone, and until it hears somebody again.",
+        after_help = "Example: two hundred people, ten times:
+  vchat-bench restart --clients 200 --runs 10"
+    )]
+    Restart(RestartOptions),
     /// What hostile clients can make a relay hold in memory
     #[command(
         long_about = "What hostile clients can make a relay hold in memory.
@@ -77,6 +99,8 @@ fn main() -> ExitCode {
         What::Call(options) => run_call(&options),
         What::Table(options) => run_table(&options),
         What::Flood(options) => run_flood(&options),
+        What::Kills(options) => run_kills(&options),
+        What::Restart(options) => run_restart(&options),
         What::Memory(options) => run_memory(&options),
         What::Estimators(options) => run_estimators(&options),
     };

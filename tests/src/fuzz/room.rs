@@ -7,7 +7,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use prost::Message;
 use vchat_proto::egress::{Egress, MAX_AUDIO_BYTES, MAX_VIDEO_BYTES, Queued};
 use vchat_proto::id::{DisplayName, FrameId, ParticipantId, TrackId};
-use vchat_proto::room::{Output, Room};
+use vchat_proto::room::{Kept, Output, Room, Stored};
 use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::datagram::{Dependency, HOP_LEN, Media, MediaHeader, MediaKind};
 use vchat_proto::wire::limits::{MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PARTICIPANTS};
@@ -101,7 +101,13 @@ struct Receiver {
 /// order, queues keep their bounds, and small tracks are wanted and unwanted in turn.
 pub fn room(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let mut world = World { room: Room::new(7), now: Instant::now(), people: BTreeMap::new() };
+    let mut world = World {
+        room: Room::new(Kept { history: 7, ..Kept::default() }),
+        now: Instant::now(),
+        people: BTreeMap::new(),
+        stored: 0,
+        lines: 0,
+    };
     while !input.is_empty()
         && let Ok(step) = Step::arbitrary(&mut input)
     {
@@ -126,6 +132,9 @@ struct World {
     room: Room,
     now: Instant,
     people: BTreeMap<ParticipantId, Receiver>,
+    /// Posts that were to be stored, and lines that were.
+    stored: u64,
+    lines: u64,
 }
 
 impl World {
@@ -288,6 +297,19 @@ impl World {
                     while let Some((track, decoded)) = receiver.egress.poll_refresh_needed() {
                         needed.push((to, track, decoded));
                     }
+                }
+                Output::Store(post) => {
+                    self.stored += 1;
+                    // One of five is not stored, and one of seven was before.
+                    let stored = match self.stored {
+                        n if n % 5 == 0 => Stored::Failed,
+                        n if n % 7 == 0 => Stored::Known(1),
+                        _ => {
+                            self.lines += 1;
+                            Stored::New { history: 7, seq: self.lines }
+                        }
+                    };
+                    self.room.handle_stored(post.author, post.id, stored);
                 }
                 Output::TrackEnded(track) => self.people.values_mut().for_each(|r| r.egress.forget(track)),
                 Output::Close(id, _) => drop(self.people.remove(&id)),

@@ -27,9 +27,14 @@ pub struct Process {
 impl Process {
     /// Starts a program with all three standard streams on pipes.
     pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        Self::spawn_with_stdin(command, Stdio::piped())
+    }
+
+    /// The same with another stdin.
+    pub fn spawn_with_stdin(command: &mut Command, stdin: Stdio) -> anyhow::Result<Self> {
         let program = command.get_program().to_owned();
         let name = program.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let stdout = Log::read(child.stdout.take().context("stdout is a pipe")?);
         let stderr = Log::read(child.stderr.take().context("stderr is a pipe")?);

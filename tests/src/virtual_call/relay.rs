@@ -1,9 +1,11 @@
 //! The relay: a room, and what carries its outputs to the connections. Does what `vchatd` does with tasks.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
-use vchat_proto::id::{DisplayName, ParticipantId};
-use vchat_proto::room::{Output, Room};
+use vchat_proto::id::{ChatId, DisplayName, ParticipantId};
+use vchat_proto::room::{Author, Kept, Output, Post, Room, Stored};
 use vchat_proto::session::Loss;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::hop::Packet;
@@ -14,13 +16,17 @@ use super::connection::Connection;
 #[derive(Debug)]
 pub(super) struct Relay {
     room: Room,
+    history: u64,
+    /// A disk that takes no time.
+    stored: BTreeMap<(Author, ChatId), u64>,
     /// When the room was told of the hops last.
     told_at: Option<Instant>,
 }
 
 impl Relay {
     pub(super) fn new(history: u64) -> Self {
-        Self { room: Room::new(history), told_at: None }
+        let room = Room::new(Kept { history, ..Kept::default() });
+        Self { room, history, stored: BTreeMap::new(), told_at: None }
     }
 
     pub(super) fn people(&self) -> usize {
@@ -126,6 +132,15 @@ impl Relay {
         }
     }
 
+    fn store(&mut self, post: &Post) {
+        let (next, key) = (self.stored.len() as u64 + 1, (post.author, post.id));
+        let stored = match self.stored.entry(key) {
+            Entry::Occupied(known) => Stored::Known(*known.get()),
+            Entry::Vacant(new) => Stored::New { history: self.history, seq: *new.insert(next) },
+        };
+        self.room.handle_stored(post.author, post.id, stored);
+    }
+
     fn deliver(&mut self, at: Instant, now: Duration, connections: &mut [Connection]) {
         fn to(connections: &mut [Connection], id: ParticipantId) -> Option<&mut Connection> {
             connections.iter_mut().find(|c| c.participant == Some(id) && c.relay_open)
@@ -142,6 +157,7 @@ impl Relay {
                         c.down.send_chat(now, message);
                     }
                 }
+                Output::Store(post) => self.store(&post),
                 Output::Media(id, header, body) => {
                     let Some(c) = to(connections, id) else { continue };
                     c.down.sender.push(at, header, body);

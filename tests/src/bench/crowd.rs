@@ -1,0 +1,211 @@
+//! `vchat-bench restart`: how long many people notice that their relay was killed.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use vchat_certs::identity::Identity;
+use vchat_proto::hop;
+use vchat_proto::packetize::Packetizer;
+use vchat_proto::units::{Bitrate, MediaTime};
+use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::wire::hop::Packet;
+use vchat_proto::wire::pb;
+
+use super::guest::{self, Guest};
+use super::kills::percentile;
+use super::machine::Machine;
+use crate::harness::Relay;
+use crate::netem::Random;
+
+/// How many people lose their relay.
+#[derive(Args, Clone, Debug)]
+pub struct RestartOptions {
+    /// People in calls, each of whom sends sound
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=500))]
+    clients: u32,
+    /// People to a room
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=100))]
+    together: u32,
+    /// Times that the relay is killed; the figures are of all of them
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures as the options say, and prints the result to stdout.
+pub fn run_restart(options: &RestartOptions) -> anyhow::Result<()> {
+    let [noticed, heard] = Runtime::new()?.block_on(measure(options))?;
+    let [noticed, heard] = [noticed, heard].map(|times| [50, 99, 100].map(|share| percentile(&times, share)));
+    let text = if options.json {
+        json!({
+            "machine": Machine::read().json(), "clients": options.clients, "together": options.together, "runs": options.runs,
+            "noticed_ms": {"p50": noticed[0], "p99": noticed[1], "max": noticed[2]},
+            "heard_ms": {"p50": heard[0], "p99": heard[1], "max": heard[2]},
+        })
+        .to_string()
+    } else {
+        format!(
+            "{} clients, {} to a room, {} kills; after the new start of the relay\n\
+             a client knows                  p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n\
+             and hears somebody again        p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+            options.clients,
+            options.together,
+            options.runs,
+            noticed[0],
+            noticed[1],
+            noticed[2],
+            heard[0],
+            heard[1],
+            heard[2]
+        )
+    };
+    writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
+}
+
+/// Until people knew, and until they heard somebody, each in milliseconds.
+async fn measure(options: &RestartOptions) -> anyhow::Result<[Vec<f64>; 2]> {
+    let mut relay = Relay::start()?;
+    let identities = guest::devices(&relay, options.clients as usize).await?;
+    let crowd = Arc::new(Crowd(Mutex::new(vec![Person::default(); identities.len()])));
+    let mut people = JoinSet::new();
+    for (place, identity) in identities.into_iter().enumerate() {
+        let room = format!("room {}", place / options.together as usize);
+        people.spawn(person(relay.address(), identity, room, place, crowd.clone()));
+    }
+    crowd.wait_for_all().await?;
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..options.runs {
+        // Until round trips are known and everybody is where they would be in a call.
+        tokio::time::sleep(SETTLE).await;
+        crowd.lock().fill(Person::default());
+        // As the harness starts it: the moment that it says where it listens.
+        relay = tokio::task::spawn_blocking(move || -> anyhow::Result<Relay> {
+            relay.process().kill()?;
+            relay.restart()?;
+            Ok(relay)
+        })
+        .await??;
+        let start = Instant::now();
+        crowd.wait_for_all().await?;
+        for person in crowd.lock().iter() {
+            for (at, times) in [person.noticed, person.heard].into_iter().zip(&mut times) {
+                let after = at.context("everybody is back")?.saturating_duration_since(start);
+                times.push(after.as_secs_f64() * 1e3);
+            }
+        }
+    }
+    people.shutdown().await;
+    Ok(times)
+}
+
+/// What became of everybody since the relay was killed.
+struct Crowd(Mutex<Vec<Person>>);
+
+#[derive(Clone, Debug, Default)]
+struct Person {
+    noticed: Option<Instant>,
+    heard: Option<Instant>,
+}
+
+impl Crowd {
+    fn lock(&self) -> MutexGuard<'_, Vec<Person>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self, place: usize) {
+        if let Some(person) = self.lock().get_mut(place) {
+            person.noticed.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn hears(&self, place: usize) {
+        if let Some(person) = self.lock().get_mut(place) {
+            person.heard.get_or_insert_with(Instant::now);
+        }
+    }
+
+    async fn wait_for_all(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + DEADLINE;
+        while !self.lock().iter().all(|person| person.heard.is_some()) {
+            ensure!(Instant::now() < end, "somebody hears nobody");
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+/// Somebody who talks, and comes back as often as the relay is gone.
+async fn person(
+    relay: SocketAddr,
+    identity: Identity,
+    room: String,
+    place: usize,
+    crowd: Arc<Crowd>,
+) -> anyhow::Result<()> {
+    let mut random = Random::new(place as u64, 0);
+    loop {
+        if let Ok(guest) = Guest::join(relay, &identity, &room, &[pb::TrackKind::Microphone]).await {
+            talk(&guest, place, &crowd).await?;
+            crowd.notices(place);
+        }
+        // As `vchat_proto::session` does.
+        tokio::time::sleep(RETRY / 2 + random.below(RETRY / 2)).await;
+    }
+}
+
+/// Sends sound, and listens, until the connection is gone.
+async fn talk(guest: &Guest, place: usize, crowd: &Crowd) -> anyhow::Result<()> {
+    let connection = &guest.line.connection;
+    let track = *guest.tracks.first().context("a track")?;
+    let mut microphone = Packetizer::new(MediaKind::Audio, track);
+    let mut hop = hop::Sender::new(Instant::now(), hop::Settings { start: RATE, video_max: RATE });
+    // Microphones are not in step.
+    let mut ticks =
+        tokio::time::interval_at((Instant::now() + EVERY * (place as u32 % 16) / 16).into(), EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (began, mut heard) = (Instant::now(), false);
+    loop {
+        tokio::select! {
+            _ = connection.closed() => return Ok(()),
+            datagram = connection.read_datagram() => {
+                let Ok(datagram) = datagram else { return Ok(()) };
+                if !heard && matches!(Packet::parse(datagram), Ok((_, Packet::Media(_) | Packet::Bundle(_)))) {
+                    heard = true;
+                    crowd.hears(place);
+                }
+            }
+            _ = ticks.tick() => {
+                let captured = MediaTime::from_micros(u64::try_from(began.elapsed().as_micros())?);
+                for datagram in microphone.packetize(&[7; BYTES], false, captured)? {
+                    let media = Media::parse(datagram.freeze())?;
+                    hop.push(Instant::now(), media.header, media.body);
+                }
+                while let Some(datagram) = hop.poll_datagram(Instant::now()) {
+                    if connection.send_datagram(datagram).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As long as a packet of sound that leaves with the one before it.
+const EVERY: Duration = Duration::from_millis(20);
+const BYTES: usize = 80;
+const RATE: Bitrate = Bitrate::from_kbps(300);
+/// The first wait of a client that lost its relay.
+const RETRY: Duration = Duration::from_millis(50);
+const SETTLE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
+const DEADLINE: Duration = Duration::from_secs(60);
