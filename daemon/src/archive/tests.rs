@@ -185,8 +185,7 @@ async fn while_the_disk_is_full_posts_fail_and_afterwards_they_do_not() {
     book.limit(Some(pages + 1));
     let (jobs, queue) = mpsc::channel(QUEUE);
     let archive = Archive(jobs);
-    let (give_back, given_back) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || give_back.send(work(book, queue)));
+    let thread = std::thread::spawn(move || work(book, queue));
     let big = |n: u8| {
         let mut post = post(ANN, n);
         post.line.text = "x".repeat(2000);
@@ -201,8 +200,7 @@ async fn while_the_disk_is_full_posts_fail_and_afterwards_they_do_not() {
     assert!(outcomes[stored..].iter().all(|s| *s == Stored::Failed), "{outcomes:?}");
     assert_eq!(lines(&archive, "a").await.len(), stored, "what was stored can be read");
     drop(archive);
-    let mut book = given_back.recv().expect("the book");
-    drop(thread.join());
+    let mut book = thread.join().expect("the book");
     book.limit(Some(10_000));
     assert!(
         matches!(book.store(&room("a"), &big(20)), Ok(Stored::New { seq, .. }) if seq == stored as u64 + 1)
