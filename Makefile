@@ -1,7 +1,7 @@
 # make            build the programs into target/release
 # make help       the other targets
 #
-# Variables: CAMERA and MIC (demo), BENCH (bench), FUZZ_SECONDS (fuzz), DEPS=no (install no system packages).
+# Variables: CAMERA and MIC (demo), BENCH (bench), FUZZ_SECONDS (fuzz), SYSTEMD (test), DEPS=no (install no system packages).
 
 CARGO ?= cargo
 DEPS ?= yes
@@ -27,6 +27,8 @@ test: ## all tests, on real programs, codecs, displays and sound servers
 	$(call deps,test)
 	$(CARGO) build $(FLAGS) --bins
 	$(CARGO) test $(FLAGS)
+	@if [ -n '$(SYSTEMD)' ]; then tests/systemd.sh '$(SYSTEMD)'; else \
+		echo "not tested: the packages under systemd (SYSTEMD=DIR with them, on a machine that may be thrown away)"; fi
 
 demo: ## one call on this machine; CAMERA=… and MIC=… choose the devices
 	$(call deps,demo)
@@ -43,8 +45,8 @@ deb: ## Debian packages of relay and client, into target/debian
 	$(CARGO) build $(FLAGS) --bins
 	target/release/vchat-papers target/papers
 	@$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
-	$(CARGO) deb --package vchatd --no-build --locked
-	$(CARGO) deb --package vchat-client --no-build --locked
+	$(CARGO) deb --package vchatd --no-build --locked --strip
+	$(CARGO) deb --package vchat-client --no-build --locked --strip
 
 check: ## format and lints, as they must be for a change to be taken
 	$(call deps,build)

@@ -126,11 +126,19 @@ DEBIAN_FRONTEND=noninteractive apt-get -qq -y reinstall "$dir"/vchatd_*.deb >"$w
 is vchatd ActiveState active || fail "the service runs after an upgrade"
 within 20 "everybody comes back after an upgrade" both reconnected 4
 
+systemctl stop vchatd
+tar -C /var/lib/private -cf "$work/vchatd.tar" vchatd
+rm -rf /var/lib/private/vchatd
+tar -C /var/lib/private -xf "$work/vchatd.tar"
+systemctl start vchatd
+within 20 "everybody comes back to a relay that was put back from its archive" both reconnected 5
+vchatd history lobby | grep -q 'ann: hello' || fail "with its chat"
+
 systemctl start vchatd-sealed.socket vchatd-sealed.service || fail "the sealed service starts"
 is vchatd ActiveState inactive || fail "the other one makes way"
 main=$(systemctl show -P MainPID vchatd-sealed)
 [ "$(readlink /proc/1/ns/net)" != "$(readlink "/proc/$main/ns/net")" ] || fail "it has no network of its own"
-within 20 "everybody comes back to the sealed service" both reconnected 5
+within 20 "everybody comes back to the sealed service" both reconnected 6
 # Longer than its watchdog waits: it can call itself.
 sleep 15
 is vchatd-sealed NRestarts 0 || fail "the sealed service works"
@@ -139,7 +147,7 @@ echo sealed >&4
 within 10 "what one writes the other reads" grep -q '"text":"sealed"' "$work/bob"
 main=$(systemctl show -P MainPID vchatd-sealed)
 kill -KILL "$main"
-within 20 "everybody comes back when that was killed" both reconnected 6
+within 20 "everybody comes back when that was killed" both reconnected 7
 
 DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge vchatd >"$work/apt" 2>&1 || { cat "$work/apt"; fail "the package can be purged"; }
 for left in /var/lib/private/vchatd /var/lib/vchatd /etc/vchatd /usr/bin/vchatd; do

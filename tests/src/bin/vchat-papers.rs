@@ -18,9 +18,14 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let Args { dir } = Args::parse();
     for program in [vchatd::config::Flags::command(), vchat_client::cli::Cli::command()] {
-        write(&dir, program)?;
+        write(&dir, helpless(program))?;
     }
     Ok(())
+}
+
+/// Without the commands that explain commands: each would have a page of its own.
+fn helpless(command: Command) -> Command {
+    command.disable_help_subcommand(true).mut_subcommands(helpless)
 }
 
 fn write(dir: &Path, mut program: Command) -> anyhow::Result<()> {
