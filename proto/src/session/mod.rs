@@ -26,6 +26,8 @@ pub struct Session {
     /// When the connection was lost that is to be mended.
     lost_at: Option<Instant>,
     ever_joined: bool,
+    /// Hellos that did not arrive in time, before the first welcome.
+    unheard: u32,
     me: Option<Me>,
     peers: BTreeMap<ParticipantId, Peer>,
     chat: Chat,
@@ -233,6 +235,7 @@ impl Session {
             state: State::Connecting { attempt: 0 },
             lost_at: None,
             ever_joined: false,
+            unheard: 0,
             me: None,
             peers: BTreeMap::new(),
             chat: Chat::default(),
@@ -267,7 +270,11 @@ impl Session {
             State::Connecting { attempt } => attempt + 1,
             State::Joining | State::Joined => 1,
         };
+        // The relay is the right one, and the network a bad one.
+        let unheard = matches!(loss, Loss::Closed(CloseCode::HelloTimeout)) && !self.ever_joined;
+        self.unheard += u32::from(unheard);
         let end = match &loss {
+            Loss::Closed(_) if unheard && self.unheard < MAX_UNHEARD => None,
             Loss::Closed(code) if !code.is_temporary() => Some(End::Refused(*code)),
             Loss::Untrusted(why) => Some(End::Untrusted(why.clone())),
             Loss::Closed(code) if !self.ever_joined => Some(End::Refused(*code)),
@@ -279,7 +286,7 @@ impl Session {
             self.state = State::Over;
             return self.event(Event::Ended(end));
         }
-        if self.lost_at.is_none() {
+        if self.lost_at.is_none() && self.ever_joined {
             self.lost_at = Some(now);
             self.event(Event::Reconnecting(match loss {
                 Loss::Closed(code) => code.reason().into(),
@@ -590,6 +597,8 @@ fn tracks(tracks: &[pb::Track]) -> Vec<(TrackId, pb::TrackKind)> {
 
 /// Messages that may wait for a connection; more would be a sign that nobody will come back.
 pub const MAX_OUTBOX: usize = 100;
+/// So many hellos in a row are late only where no call is possible.
+const MAX_UNHEARD: u32 = 3;
 /// The first wait before connecting again: a relay that restarts is there again within some milliseconds.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait: who returns from a tunnel should not look at a frozen window for long.

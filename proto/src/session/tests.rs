@@ -179,6 +179,32 @@ fn what_was_not_acknowledged_is_said_again() {
 }
 
 #[test]
+fn a_first_hello_that_got_lost_is_said_again_some_times() {
+    let now = Instant::now();
+    let mut s = Session::new(settings());
+    let unheard = |s: &mut Session| {
+        drain(s);
+        s.handle_connected();
+        s.handle_disconnected(now, Loss::Closed(CloseCode::HelloTimeout));
+    };
+    unheard(&mut s);
+    assert_eq!(events(&mut s), [], "nobody needs to know");
+    let due = s.poll_timeout().expect("it tries again");
+    s.handle_timeout(due, MediaTime::default());
+    welcome(&mut s, due, 1, &[]);
+    assert!(events(&mut s).iter().any(|e| matches!(e, Event::Joined { .. })));
+
+    let mut s = Session::new(settings());
+    for _ in 1..MAX_UNHEARD {
+        unheard(&mut s);
+        let due = s.poll_timeout().expect("it tries again");
+        s.handle_timeout(due, MediaTime::default());
+    }
+    unheard(&mut s);
+    assert_eq!(events(&mut s), [Event::Ended(End::Refused(CloseCode::HelloTimeout))]);
+}
+
+#[test]
 fn who_lost_the_same_relay_comes_back_at_different_times_and_waits_ever_longer() {
     let now = Instant::now();
     let waits = |instance: u64| -> Vec<Duration> {
