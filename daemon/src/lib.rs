@@ -6,7 +6,7 @@
 //!                            | reads control, chat, datagrams  ------------^  |
 //!                            | writes control, chat; sends media <------------'  bounded queues, one set per connection
 //!              a stranger: pairing, which reaches the registry and nothing else
-//! archive thread (owns the chat, SQLite) <- rooms
+//! archive thread (owns the chat, SQLite) <- rooms, control socket
 //! registry thread (owns devices and invites, SQLite) <- connections, control socket
 //! keys task (owns the relay's keys) -> announcements to all clients, TLS of new connections
 //! ```
@@ -28,3 +28,4 @@ mod rooms;
 mod sender;
 pub mod server;
 pub mod service;
+mod sqlite;

@@ -1,8 +1,7 @@
 //! The file that chat is kept in.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use anyhow::Context;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use vchat_proto::id::RoomName;
 use vchat_proto::room::{Kept, Post, Stored};
-use vchat_proto::wire::limits::{CHAT_HISTORY, LINE_COST, MAX_HISTORY};
+use vchat_proto::wire::limits::CHAT_HISTORY;
 use vchat_proto::wire::pb;
 
 use crate::registry::unix_ms_now;
+use crate::sqlite;
 
 /// The lines of all rooms on disk.
 ///
-/// SQLite with a write-ahead log, every commit synchronised (`synchronous = FULL`), one connection in one thread: what was
-/// committed survives a crash of the machine.
+/// One connection in one thread ([`sqlite`]): what was committed is on the disk.
 pub(super) struct Book {
     db: Connection,
     path: PathBuf,
@@ -39,19 +38,12 @@ pub(crate) struct Retention {
 #[error(transparent)]
 pub(super) struct BookError(#[from] rusqlite::Error);
 
-impl BookError {
-    /// Whether the file is not what it was when it was written: nothing more can be done with it.
-    fn is_damage(&self) -> bool {
-        matches!(self.0.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-    }
-}
-
 impl Book {
     /// Opens or begins `chat.db` in a directory that is there. A damaged file is moved aside.
     pub(super) fn open(state_dir: &Path, retention: Retention) -> anyhow::Result<Self> {
         let path = state_dir.join(FILE_NAME);
         let db = match open(&path) {
-            Err(e) if e.downcast_ref::<Damaged>().is_some() || is_damage(&e) => {
+            Err(e) if e.is::<Damaged>() || e.downcast_ref().is_some_and(is_damage) => {
                 set_aside(&path, &e)?;
                 open(&path)
             }
@@ -79,7 +71,7 @@ impl Book {
 
     /// After an error: begins another file if this one is damaged. Returns whether lines can be stored again.
     pub(super) fn mend(&mut self, error: &BookError) -> bool {
-        if !error.is_damage() {
+        if !is_damage(&error.0) {
             return false;
         }
         let begin = || -> anyhow::Result<Connection> {
@@ -98,21 +90,10 @@ impl Book {
         }
     }
 
-    /// The room's newest lines, as many as a room keeps at hand. Begins the room if it is new.
+    /// The room's newest lines, at least as many as a room keeps at hand. Begins the room if it is new.
     pub(super) fn kept(&mut self, name: &RoomName) -> Result<Kept, BookError> {
         let room = self.room(name)?;
-        let mut lines = Vec::new();
-        let mut room_left = MAX_HISTORY;
-        let mut query = self.db.prepare_cached(PAGE)?;
-        let newest = query.query_map(params![room.id, i64::MAX, CHAT_HISTORY], line)?;
-        for line in newest {
-            let line = line?;
-            let cost = prost::Message::encoded_len(&line) + LINE_COST;
-            let Some(left) = room_left.checked_sub(cost) else { break };
-            room_left = left;
-            lines.push(line);
-        }
-        lines.reverse();
+        let lines = self.lines(&room, i64::MAX, CHAT_HISTORY)?;
         Ok(Kept { history: room.history, last_seq: room.last_seq, lines })
     }
 
@@ -150,10 +131,13 @@ impl Book {
         limit: u32,
     ) -> Result<Vec<pb::Line>, BookError> {
         let Some(room) = self.find(name)? else { return Ok(Vec::new()) };
-        let before = i64::try_from(before).unwrap_or(i64::MAX);
+        self.lines(&room, i64::try_from(before).unwrap_or(i64::MAX), limit as usize)
+    }
+
+    fn lines(&self, room: &Room, before: i64, limit: usize) -> Result<Vec<pb::Line>, BookError> {
         let mut query = self.db.prepare_cached(PAGE)?;
-        let lines = query.query_map(params![room.id, before, limit], line)?;
-        let mut lines = lines.collect::<Result<Vec<_>, _>>()?;
+        let newest_first = query.query_map(params![room.id, before, limit], line)?;
+        let mut lines = newest_first.collect::<Result<Vec<_>, _>>()?;
         lines.reverse();
         Ok(lines)
     }
@@ -238,30 +222,18 @@ fn line(row: &Row<'_>) -> rusqlite::Result<pb::Line> {
 struct Damaged(String);
 
 fn open(path: &Path) -> anyhow::Result<Connection> {
-    // SQLite gives its further files the mode of this one.
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    let db = Connection::open(path)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
+    let db = sqlite::open(path)?;
     let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
         return Err(Damaged(found).into());
     }
-    let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        0 => {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))?
-        }
-        VERSION => {}
-        later => anyhow::bail!("it was written by a later vchatd (version {later})"),
-    }
+    sqlite::migrate(&db, SCHEMA, VERSION)?;
     Ok(db)
 }
 
-fn is_damage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<rusqlite::Error>().is_some_and(|e| {
-        matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-    })
+/// Whether the file is not what it was when it was written: nothing more can be done with it.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// Gives a damaged file another name, for somebody to look at; its log goes with it.

@@ -11,11 +11,11 @@ use rustix::fs::{FlockOperation, flock};
 use vchat_certs::codes::OpenCodes;
 
 use super::invites::Grant;
+use crate::sqlite;
 
 /// Devices and link invites on disk, spoken codes in memory.
 ///
-/// SQLite with a write-ahead log, every commit synchronised (`synchronous = FULL`), one connection in one thread: what was answered
-/// is on the disk. Times are milliseconds since 1970 UTC and arguments, so tests choose them.
+/// One connection in one thread ([`sqlite`]): what was answered is on the disk. Times are milliseconds since 1970 UTC and arguments, so tests choose them.
 pub(crate) struct Ledger {
     pub(super) db: Connection,
     pub(super) codes: OpenCodes<Grant>,
@@ -42,13 +42,9 @@ impl Ledger {
         let lock = lock(state_dir)?;
         let path = state_dir.join("vchatd.db");
         let open = || -> anyhow::Result<Connection> {
-            // SQLite gives its further files the mode of this one.
-            OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-            let db = Connection::open(&path)?;
-            db.pragma_update(None, "journal_mode", "WAL")?;
-            db.pragma_update(None, "synchronous", "FULL")?;
+            let db = sqlite::open(&path)?;
             db.pragma_update(None, "foreign_keys", true)?;
-            migrate(&db)?;
+            sqlite::migrate(&db, SCHEMA, VERSION)?;
             Ok(db)
         };
         let db = open().with_context(|| format!("cannot use {}", path.display()))?;
@@ -87,18 +83,6 @@ fn lock(state_dir: &Path) -> anyhow::Result<File> {
             state_dir.display()
         ),
         Err(e) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
-    }
-}
-
-fn migrate(db: &Connection) -> anyhow::Result<()> {
-    let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        0 => {
-            let begin = format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;");
-            Ok(db.execute_batch(&begin)?)
-        }
-        VERSION => Ok(()),
-        later => anyhow::bail!("it was written by a later vchatd (version {later})"),
     }
 }
 
