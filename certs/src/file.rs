@@ -31,6 +31,13 @@ pub(crate) struct Content {
     pub(crate) mode: u32,
 }
 
+impl Content {
+    /// Whether group or others may do anything with the file.
+    pub(crate) const fn is_exposed(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
+}
+
 /// Reads a file, or gives `None` when there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Content>, FileError> {
     let at = |source| FileError { what: "read", path: path.into(), source };

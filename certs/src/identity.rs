@@ -128,7 +128,7 @@ impl Identity {
     }
 
     fn from_file(path: &Path, content: &Content) -> Result<Self, IdentityError> {
-        if content.mode & FOR_OTHERS != 0 {
+        if content.is_exposed() {
             return Err(IdentityError::Exposed { path: path.into(), mode: content.mode });
         }
         Self::from_pem(&content.bytes).map_err(|why| IdentityError::Damaged { path: path.into(), why })
@@ -191,9 +191,6 @@ const NEXT_FILE_NAME: &str = "next-identity.pem";
 
 /// Alternative name of the certificate's subject. X.509 wants a name; nobody reads it.
 const SUBJECT: &str = "vchat";
-
-/// Permission bits of group and others.
-const FOR_OTHERS: u32 = 0o077;
 
 /// RFC 7468, section 2: lines of 64 characters.
 const PEM_LINE_CHARS: usize = 64;

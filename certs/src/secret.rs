@@ -61,16 +61,13 @@ pub fn load_or_create(dir: &Path, name: &str) -> Result<Secret, SecretError> {
 
 fn read(path: &Path) -> Result<Option<Secret>, SecretError> {
     let Some(content) = file::read(path)? else { return Ok(None) };
-    if content.mode & FOR_OTHERS != 0 {
+    if content.is_exposed() {
         return Err(SecretError::Exposed { path: path.into(), mode: content.mode });
     }
     let bytes = <[u8; SECRET_LEN]>::try_from(&content.bytes[..]);
     let damaged = |_| SecretError::Damaged { path: path.into(), len: content.bytes.len() };
     bytes.map(|bytes| Some(Zeroizing::new(bytes))).map_err(damaged)
 }
-
-/// Permission bits of group and others.
-const FOR_OTHERS: u32 = 0o077;
 
 #[cfg(test)]
 mod tests {

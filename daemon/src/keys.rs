@@ -23,8 +23,6 @@ pub(crate) struct Shown {
     pub(crate) next: Option<Next>,
     /// How new connections are met with the present key.
     pub(crate) config: Arc<quinn::ServerConfig>,
-    /// What outlives the process besides.
-    pub(crate) secrets: RelaySecrets,
 }
 
 /// The next key, as it is announced.
@@ -80,6 +78,8 @@ pub(crate) struct Keys {
     state_dir: PathBuf,
     registry: Registry,
     shown: watch::Sender<Shown>,
+    /// Of connections: they outlive the process.
+    secrets: RelaySecrets,
 }
 
 impl Keys {
@@ -100,8 +100,12 @@ impl Keys {
         };
         let secrets = RelaySecrets::new(&*secret::load_or_create(&state_dir, SECRETS)?);
         let config = Arc::new(vchat_quic::relay_config(tls(&current)?, &secrets)?);
-        let (shown, _) = watch::channel(Shown { current, next, config, secrets });
-        Ok(Self { state_dir, registry, shown })
+        let (shown, _) = watch::channel(Shown { current, next, config });
+        Ok(Self { state_dir, registry, shown, secrets })
+    }
+
+    pub(crate) const fn secrets(&self) -> &RelaySecrets {
+        &self.secrets
     }
 
     pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
@@ -143,18 +147,22 @@ impl Keys {
         if current.pin() == before.current.pin() {
             return Ok(());
         }
-        let config = Arc::new(vchat_quic::with_key(&before.config, tls(&current)?)?);
-        let next =
-            before.next.as_ref().map(|next| self.announce_again(&current, next)).transpose()?.flatten();
-        tracing::info!(fingerprint = %current.pin(), "the relay has the key that is on its disk");
-        self.shown.send_replace(Shown { current, next, config, secrets: before.secrets });
-        Ok(())
+        // A next key that was announced is announced by this one.
+        let next = match before.next {
+            None => None,
+            Some(next) => Identity::load_next(&self.state_dir)?
+                .map(|waiting| announce(&current, &waiting, next.switch_at))
+                .transpose()?,
+        };
+        self.show(current, next)
     }
 
-    /// A next key that was announced is announced by the new one.
-    fn announce_again(&self, current: &Identity, next: &Next) -> anyhow::Result<Option<Next>> {
-        let waiting = Identity::load_next(&self.state_dir)?;
-        waiting.map(|waiting| announce(current, &waiting, next.switch_at)).transpose()
+    /// From now on these keys are shown.
+    fn show(&self, current: Identity, next: Option<Next>) -> anyhow::Result<()> {
+        let config = Arc::new(vchat_quic::with_key(&self.shown.borrow().config, tls(&current)?)?);
+        tracing::info!(fingerprint = %current.pin(), "the relay has a new key");
+        self.shown.send_replace(Shown { current, next, config });
+        Ok(())
     }
 
     async fn rotate(&self, now: bool) -> anyhow::Result<Progress> {
@@ -195,10 +203,7 @@ impl Keys {
     async fn switch(&self) -> anyhow::Result<()> {
         Identity::promote_next(&self.state_dir)?;
         let current = Identity::load_or_create(&self.state_dir)?;
-        let before = self.shown.borrow().clone();
-        let config = Arc::new(vchat_quic::with_key(&before.config, tls(&current)?)?);
-        tracing::info!(fingerprint = %current.pin(), "the relay has a new key");
-        self.shown.send_replace(Shown { current, next: None, config, secrets: before.secrets });
+        self.show(current, None)?;
         self.registry.ask(|l| l.set_number(SWITCH_AT, None)).await??;
         Ok(())
     }

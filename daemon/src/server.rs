@@ -83,8 +83,8 @@ impl Server {
         let shown = keys.shown();
         let (mut endpoints, mut addrs) = (Vec::new(), Vec::new());
         for socket in if given.is_empty() { open(&config.listen)? } else { given } {
-            let Shown { config: tls, secrets, .. } = shown.borrow().clone();
-            let endpoint = vchat_quic::relay_endpoint(socket, (*tls).clone(), &secrets)
+            let tls = quinn::ServerConfig::clone(&shown.borrow().config);
+            let endpoint = vchat_quic::relay_endpoint(socket, tls, keys.secrets())
                 .context("cannot serve on a UDP socket")?;
             addrs.push(endpoint.local_addr()?);
             endpoints.push(endpoint);
