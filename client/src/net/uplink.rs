@@ -38,8 +38,6 @@ struct Video {
     wanted: bool,
     /// Nobody can take more.
     limit: Option<Bitrate>,
-    /// What its encoder was told to aim at.
-    rate: Bitrate,
 }
 
 impl Uplink {
@@ -51,8 +49,9 @@ impl Uplink {
     pub(crate) fn begin(&mut self, now: Instant, me: &Me) {
         let of_kind = |kind| me.tracks.iter().find(|(_, k)| *k == kind).map(|(id, _)| *id);
         let video = |kind, wanted| {
-            let packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
-            Some(Video { packetizer, begun: false, wanted, limit: None, rate: START })
+            let mut packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
+            packetizer.set_rate(START);
+            Some(Video { packetizer, begun: false, wanted, limit: None })
         };
         self.audio = of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id));
         self.full = video(pb::TrackKind::Camera, true);
@@ -90,7 +89,6 @@ impl Uplink {
         }
         let EncodedFrame { number, dependency, temporal, discardable, captured, .. } = *frame;
         let info = FrameInfo { number, dependency, temporal, discardable, captured };
-        video.packetizer.set_rate(video.rate);
         let datagrams = video.packetizer.packetize_frame(&info, &frame.data);
         if datagrams.is_err() {
             // What follows would refer to a frame that nobody has.
@@ -215,7 +213,7 @@ impl Uplink {
         {
             demand.set_target(rate);
             if let Some(video) = video {
-                video.rate = rate;
+                video.packetizer.set_rate(rate);
             }
         }
         refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.track, refresh.decoded));

@@ -210,11 +210,10 @@ impl Estimator {
     /// stands, or it was tried just now.
     pub fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
         let wanted = self.control.target() < self.control.max() && !self.control.is_congested();
-        let heard = self.silence.is_known() && !self.is_silent(now);
         let recent = self.probed.is_some_and(|at| now.saturating_duration_since(at) < self.probe_interval);
         let (now_us, fresh_us) = (self.micros(now), FRESH_TRAINS.max(self.rtt * 2).as_micros());
         let told = self.trains.capacity().is_some_and(|c| u128::from(c.at_us.abs_diff(now_us)) < fresh_us);
-        if !wanted || !heard || recent || told {
+        if !wanted || !self.is_heard(now) || recent || told {
             return None;
         }
         let doubled = (self.probe_interval * 2).min(MAX_PROBE_INTERVAL);
@@ -233,13 +232,17 @@ impl Estimator {
     /// once would be a queue on a line that is full, and all wrong together when the other end is busy for a moment.
     pub fn poll_pair(&mut self, now: Instant) -> Option<Probe> {
         let wanted = self.control.target() < self.control.max() * ENOUGH && !self.control.is_congested();
-        let heard = self.silence.is_known() && !self.is_silent(now);
         let recent = self.paired.is_some_and(|at| now < at + PAIR_INTERVAL);
-        if !wanted || !heard || recent || self.trains.since(self.micros(now) - TOLD_US) >= TOLD {
+        if !wanted || !self.is_heard(now) || recent || self.trains.since(self.micros(now) - TOLD_US) >= TOLD {
             return None;
         }
         self.paired = Some(now);
         Some(Probe { bytes: PAIR_BYTES })
+    }
+
+    /// Whether the other end reports, and has just now.
+    fn is_heard(&self, now: Instant) -> bool {
+        self.silence.is_known() && !self.is_silent(now)
     }
 
     /// Losses of the last two seconds, datagrams that came late by less than 60 ms not among them.

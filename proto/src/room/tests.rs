@@ -414,13 +414,18 @@ fn speakers_hear_of_their_worst_listener() {
     assert_eq!(w.room.poll_timeout(), None);
 }
 
-#[test]
-fn chat_has_one_order_and_late_joiners_get_it_all() {
+fn two_who_chat() -> (World, ParticipantId, ParticipantId) {
     let mut w = World::new();
     let ((ann, _), (bob, _)) = (w.join("ann"), w.join("bob"));
     w.resume(ann);
     w.resume(bob);
     w.drain();
+    (w, ann, bob)
+}
+
+#[test]
+fn chat_has_one_order_and_late_joiners_get_it_all() {
+    let (mut w, ann, bob) = two_who_chat();
     w.say(ann, 1);
     w.say(bob, 2);
     w.say(ann, 1);
@@ -437,11 +442,7 @@ fn chat_has_one_order_and_late_joiners_get_it_all() {
 
 #[test]
 fn a_post_that_cannot_be_stored_is_refused_and_seen_by_nobody() {
-    let mut w = World::new();
-    let ((ann, _), (bob, _)) = (w.join("ann"), w.join("bob"));
-    w.resume(ann);
-    w.resume(bob);
-    w.drain();
+    let (mut w, ann, _bob) = two_who_chat();
     w.say(ann, 1);
     let Some(Output::Store(post)) = w.room.poll_output() else { panic!("nothing to store") };
     assert_eq!(w.drain(), [], "nothing is said before");
