@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
-use vchat_tests::harness::{Call, DEADLINE, Process, bin};
+use vchat_tests::harness::{Call, DEADLINE, Process, bin, relay_command};
 
 /// The end of a service manager's socket.
 struct Manager {
@@ -37,18 +37,8 @@ impl Manager {
 }
 
 fn relay(state: &Path) -> anyhow::Result<Command> {
-    let mut command = Command::new(bin("vchatd")?);
-    command.args(["--listen", "127.0.0.1:0", "--mdns", "off", "--state-dir"]).arg(state);
-    for variable in [
-        "VCHATD_CONFIG",
-        "VCHATD_LISTEN",
-        "VCHATD_CONTROL",
-        "VCHATD_PUBLIC",
-        "STATE_DIRECTORY",
-        "RUNTIME_DIRECTORY",
-    ] {
-        command.env_remove(variable);
-    }
+    let mut command = relay_command(([127, 0, 0, 1], 0).into(), state)?;
+    command.args(["--mdns", "off"]);
     Ok(command)
 }
 

@@ -430,7 +430,7 @@ fn a_call_follows_a_line_that_becomes_narrow_and_wide_again() {
         both.iter().for_each(|who| world.set_path(*who, line(2000)));
         let again = world.now();
         let took = world.run_until(ms(15_000), uses).unwrap_or(ms(99_000));
-        // At worst, some of the first pairs after it say little, and the next come 2 s later.
+        // Pairs come four times a second, and nearly all that count have to be of the wide line.
         assert!(took - again < ms(8000), "{:?}", took - again);
     });
 }

@@ -14,13 +14,14 @@ use tokio::time::MissedTickBehavior;
 use vchat_certs::identity::Identity;
 use vchat_proto::hop;
 use vchat_proto::packetize::Packetizer;
+use vchat_proto::stats::Distribution;
 use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::datagram::{Media, MediaKind};
 use vchat_proto::wire::hop::Packet;
 use vchat_proto::wire::pb;
 
 use super::guest::{self, Guest};
-use super::kills::percentile;
+use super::kills::{record, summary};
 use super::machine::Machine;
 use crate::harness::Relay;
 use crate::netem::Random;
@@ -44,8 +45,7 @@ pub struct RestartOptions {
 
 /// Measures as the options say, and prints the result to stdout.
 pub fn run_restart(options: &RestartOptions) -> anyhow::Result<()> {
-    let [noticed, heard] = Runtime::new()?.block_on(measure(options))?;
-    let [noticed, heard] = [noticed, heard].map(|times| [50, 99, 100].map(|share| percentile(&times, share)));
+    let [noticed, heard] = Runtime::new()?.block_on(measure(options))?.each_ref().map(summary);
     let text = if options.json {
         json!({
             "machine": Machine::read().json(), "clients": options.clients, "together": options.together, "runs": options.runs,
@@ -72,8 +72,8 @@ pub fn run_restart(options: &RestartOptions) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
 }
 
-/// Until people knew, and until they heard somebody, each in milliseconds.
-async fn measure(options: &RestartOptions) -> anyhow::Result<[Vec<f64>; 2]> {
+/// Until people knew, and until they heard somebody.
+async fn measure(options: &RestartOptions) -> anyhow::Result<[Distribution; 2]> {
     let mut relay = Relay::start()?;
     let identities = guest::devices(&relay, options.clients as usize).await?;
     let crowd = Arc::new(Crowd(Mutex::new(vec![Person::default(); identities.len()])));
@@ -83,7 +83,7 @@ async fn measure(options: &RestartOptions) -> anyhow::Result<[Vec<f64>; 2]> {
         people.spawn(person(relay.address(), identity, room, place, crowd.clone()));
     }
     crowd.wait_for_all().await?;
-    let mut times = [Vec::new(), Vec::new()];
+    let mut times = [Distribution::default(), Distribution::default()];
     for _ in 0..options.runs {
         // Until round trips are known and everybody is where they would be in a call.
         tokio::time::sleep(SETTLE).await;
@@ -99,8 +99,7 @@ async fn measure(options: &RestartOptions) -> anyhow::Result<[Vec<f64>; 2]> {
         crowd.wait_for_all().await?;
         for person in crowd.lock().iter() {
             for (at, times) in [person.noticed, person.heard].into_iter().zip(&mut times) {
-                let after = at.context("everybody is back")?.saturating_duration_since(start);
-                times.push(after.as_secs_f64() * 1e3);
+                record(times, start, at.context("everybody is back")?);
             }
         }
     }

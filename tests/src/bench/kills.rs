@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use vchat_proto::stats::Distribution;
 
 use super::machine::Machine;
 use crate::harness::{Call, Process};
@@ -27,21 +28,21 @@ pub struct KillsOptions {
     json: bool,
 }
 
-/// What came of it. Times are in milliseconds.
+/// What came of it.
 #[derive(Clone, Debug)]
 pub struct Kills {
     /// Lines that were written, stored and seen by everybody once, in one order.
     pub lines: usize,
     /// From the moment that the relay listens again to the moment that a client knows that its connection is gone, each.
-    pub noticed: Vec<f64>,
+    pub noticed: Distribution,
     /// The same until the client is in the room again.
-    pub back: Vec<f64>,
+    pub back: Distribution,
 }
 
 /// Kills a relay as the options say, and prints what came of it to stdout.
 pub fn run_kills(options: &KillsOptions) -> anyhow::Result<()> {
     let Kills { lines, noticed, back } = chat_while_killed(options.kills, options.seed)?;
-    let [notice, back] = [noticed, back].map(|times| [50, 99, 100].map(|share| percentile(&times, share)));
+    let [notice, back] = [&noticed, &back].map(summary);
     let text = if options.json {
         json!({
             "machine": Machine::read().json(), "kills": options.kills, "lines": lines,
@@ -92,13 +93,12 @@ pub fn chat_while_killed(kills: u32, seed: u64) -> anyhow::Result<Kills> {
         writer.wait_for("chat", total)?;
     }
     let kept = kept(&call)?;
-    let mut times = Kills { lines: total, noticed: Vec::new(), back: Vec::new() };
+    let mut times = Kills { lines: total, noticed: Distribution::default(), back: Distribution::default() };
     for writer in &writers {
         writer.check(&kept).with_context(|| format!("{}, seed {seed}", writer.name))?;
         for (event, list) in [("reconnecting", &mut times.noticed), ("reconnected", &mut times.back)] {
             let at = writer.process.timed_events().into_iter().filter(|(_, e)| e["event"] == event);
-            let after = at.zip(&starts).map(|((at, _), start)| at.saturating_duration_since(*start));
-            list.extend(after.map(|time| time.as_secs_f64() * 1e3));
+            at.zip(&starts).for_each(|((at, _), start)| record(list, *start, at));
         }
     }
     let written: BTreeSet<&String> = writers.iter().flat_map(|w| &w.written).collect();
@@ -202,11 +202,15 @@ impl Writer {
     }
 }
 
-pub(super) fn percentile(times: &[f64], share: usize) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = (sorted.len() * share).div_ceil(100).saturating_sub(1);
-    sorted.get(at).copied().unwrap_or_default()
+/// Median, 99 % and largest in milliseconds.
+pub(super) fn summary(times: &Distribution) -> [f64; 3] {
+    [times.quantile(0.5), times.quantile(0.99), times.max()].map(|us| us.map_or(0.0, |us| us as f64 / 1e3))
+}
+
+/// Adds how long after `start` that was; zero for what was before.
+pub(super) fn record(times: &mut Distribution, start: Instant, at: Instant) {
+    let after = at.saturating_duration_since(start).as_micros();
+    times.record(i64::try_from(after).unwrap_or(i64::MAX));
 }
 
 /// Within this time after the last lines the relay is killed: some are on their way then, some wait for the disk, some are

@@ -18,7 +18,7 @@ pub use call::Call;
 pub use display::{Window, Xvfb, keys};
 pub use image::Image;
 pub use process::{DEADLINE, Process};
-pub use programs::{Relay, client};
+pub use programs::{Relay, client, relay_command};
 pub use sound::{PulseServer, Recording, SAMPLE_RATE, tone_level};
 
 /// A program of this workspace, such as `vchatd`, built with the same profile as the running test.

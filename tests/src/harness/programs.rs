@@ -110,10 +110,17 @@ impl Relay {
     }
 }
 
-fn relay(listen: SocketAddr, state: &Path, options: &[String]) -> anyhow::Result<(Process, SocketAddr)> {
+/// The command of a `vchatd` that listens there and keeps everything in `state`.
+pub fn relay_command(listen: SocketAddr, state: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(bin("vchatd")?);
-    command.args(["--listen", &listen.to_string(), "--state-dir"]).arg(state).args(options);
+    command.args(["--listen", &listen.to_string(), "--state-dir"]).arg(state);
     clean(&mut command);
+    Ok(command)
+}
+
+fn relay(listen: SocketAddr, state: &Path, options: &[String]) -> anyhow::Result<(Process, SocketAddr)> {
+    let mut command = relay_command(listen, state)?;
+    command.args(options);
     let mut process = Process::spawn(&mut command)?;
     let address = process.wait_for_address()?;
     Ok((process, address))
