@@ -24,7 +24,8 @@ use crate::control::{Invite, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Requ
         vchatd invite --uses 3 --ttl 7d      a link for three devices\n  \
         vchatd invite --code --room team     a code to say on the telephone, for one room\n  \
         vchatd devices revoke ann            lets a device in no longer\n  \
-        vchatd check-config --config FILE    says what is wrong in it\n\n\
+        vchatd check-config --config FILE    says what is wrong in it\n  \
+        vchatd restart                       after an upgrade; calls go on\n\n\
         Exit codes: 0 done, 2 wrong usage or configuration, 3 the relay is not running, 1 anything else.\n\
         Logs go to stderr; RUST_LOG sets the level (default: info)."
 )]
@@ -48,6 +49,10 @@ pub struct Flags {
 
     #[command(flatten)]
     run: RunArgs,
+
+    /// Take over from the process that gives its sockets over stdin.
+    #[arg(long, hide = true, global = true)]
+    take_over: bool,
 }
 
 /// What only a running relay needs to know.
@@ -90,6 +95,12 @@ enum Command {
     Run(RunArgs),
     /// Say what the relay would run with, or what is wrong with that
     CheckConfig(RunArgs),
+    /// Start the relay anew without a break: a new process of the installed program takes over, and nobody hears a gap
+    Restart {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the chat of a room
     #[command(after_help = "Examples:\n  \
         vchatd history team                    the last lines\n  \
@@ -392,6 +403,12 @@ pub enum ConfigError {
 }
 
 impl Flags {
+    /// Whether this process takes over from another one.
+    #[must_use]
+    pub const fn takes_over(&self) -> bool {
+        self.take_over
+    }
+
     /// Reads the configuration file, if one is named, and checks everything.
     pub fn resolve(self) -> Result<Task, ConfigError> {
         let file = match &self.config {
@@ -441,6 +458,7 @@ impl Command {
         let output = |json| if json { Output::Json } else { Output::Text };
         Some(match self {
             Self::Run(_) | Self::CheckConfig(_) => return None,
+            Self::Restart { json } => (Request::Restart, output(json)),
             Self::History { room, before, limit, json } => {
                 (Request::History { room, before, limit }, output(json))
             }
@@ -682,6 +700,7 @@ mod tests {
         assert_eq!(asked(&["key", "rotate", "--now"]).0, Request::RotateKey { now: true });
         let history = Request::History { room: "team".into(), before: Some(9), limit: 50 };
         assert_eq!(asked(&["history", "team", "--before", "9"]), (history, Output::Text));
+        assert_eq!(asked(&["restart"]), (Request::Restart, Output::Text));
         assert_eq!(asked(&["invites"]).0, Request::Invites);
         assert_eq!(asked(&["invites", "cancel"]).0, Request::CancelInvites);
         assert!(flags(&["run"]).command.and_then(Command::request).is_none());

@@ -28,6 +28,7 @@ use crate::pairing::{self, Desk};
 use crate::probe;
 use crate::registry::{Admission, Device, Ledger, unix_ms_now};
 use crate::room::{Command, Join, Link, ToReceiver, sleep_until};
+use crate::seats::Seat;
 use crate::sender;
 use crate::server::{Attempt, Shared};
 
@@ -142,7 +143,7 @@ async fn call(connection: Connection, device: Device, relay: Pin, shared: &Share
     tracing::info!(participant = id.0, "left: {}", in_words(reason));
     shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
     // Fails only when the room itself has ended.
-    drop(room.send(Command::Leave(id, reason)).await);
+    drop(room.send(Command::Leave(id, connection.stable_id(), reason)).await);
 }
 
 const fn in_words(reason: pb::LeaveReason) -> &'static str {
@@ -222,6 +223,9 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
         let (pin, name) = (device.pin, name.clone());
         shared.registry.tell(move |l| drop(l.name_newcomer(pin, &name)));
     }
+    let seat = |id| Seat { room: &room_name, pin: device.pin, instance: hello.instance, id };
+    let known = Some(ParticipantId(hello.participant));
+    let known = known.filter(|id| shared.seats.is_proof(seat(*id), &hello.seat));
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
     loop {
         let room = shared.rooms.enter(&room_name);
@@ -235,10 +239,15 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
             chat: chat_in,
             media: media_in,
         };
-        let join = Join { pin: device.pin.0, name: name.clone(), hello: hello.clone(), link, answer };
+        let pin = device.pin.0;
+        let join = Join { pin, seat: known, name: name.clone(), hello: hello.clone(), link, answer };
         drop(room.send(Command::Join(Box::new(join))).await);
         match joined.await {
             Ok(Ok(id)) => {
+                let proof = pb::Seat { proof: shared.seats.proof(seat(id)) };
+                let body = pb::relay_control::Body::Seat(proof);
+                // Full only where the task of this very client would find the same.
+                drop(control_in.post(frame(&pb::RelayControl { body: Some(body) })));
                 let control = Stream { receive, deframer, send, queue: control };
                 return Ok(Guest { id, agent, room, control, control_in, chat, media });
             }
@@ -263,13 +272,12 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
     let control = async {
         // The last receipt that was passed on: each costs the registry something, and once is enough.
         let mut receipt = None;
-        let relay_us = || u64::try_from(shared.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let command = |m: pb::ClientControl| {
             let leaves = matches!(m.body, Some(pb::client_control::Body::Goodbye(_)));
             if let Some(pb::client_control::Body::NextKeyStored(stored)) = &m.body {
                 next_key_stored(shared, met, stored, &mut receipt);
             }
-            (!leaves).then(|| Command::Control(id, relay_us(), m))
+            (!leaves).then(|| Command::Control(id, shared.clock_us(), m))
         };
         read(receive, deframer, command, &to_room).await
     };
@@ -329,7 +337,8 @@ async fn announce_next_key(
             return vchat_quic::close(&connection, CloseCode::TooSlow);
         }
         if keys.changed().await.is_err() {
-            return;
+            // Another process takes over; this client may stay until it has gone there.
+            return std::future::pending().await;
         }
     }
 }

@@ -15,6 +15,7 @@ use vchat_proto::wire::pb;
 use vchat_quic::RelaySecrets;
 
 use crate::registry::{Registry, unix_ms_now};
+use crate::seats::Seats;
 
 /// What the relay shows of its keys at a time.
 #[derive(Clone)]
@@ -80,6 +81,8 @@ pub(crate) struct Keys {
     shown: watch::Sender<Shown>,
     /// Of connections: they outlive the process.
     secrets: RelaySecrets,
+    /// The same.
+    seats: Seats,
 }
 
 impl Keys {
@@ -98,14 +101,19 @@ impl Keys {
                 Some(announce(&current, &next, switch_at)?)
             }
         };
-        let secrets = RelaySecrets::new(&*secret::load_or_create(&state_dir, SECRETS)?);
+        let secret = secret::load_or_create(&state_dir, SECRETS)?;
+        let (secrets, seats) = (RelaySecrets::new(&secret), Seats::new(&secret));
         let config = Arc::new(vchat_quic::relay_config(tls(&current)?, &secrets)?);
         let (shown, _) = watch::channel(Shown { current, next, config });
-        Ok(Self { state_dir, registry, shown, secrets })
+        Ok(Self { state_dir, registry, shown, secrets, seats })
     }
 
     pub(crate) const fn secrets(&self) -> &RelaySecrets {
         &self.secrets
+    }
+
+    pub(crate) const fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     pub(crate) fn shown(&self) -> watch::Receiver<Shown> {

@@ -12,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use vchatd::config::{Config, Flags, LogFormat, Output, Task};
 use vchatd::control::{self, AskError, Request};
+use vchatd::handover::{self, Inheritance};
 use vchatd::server::Server;
 use vchatd::service;
 
@@ -36,7 +37,12 @@ fn main() -> ExitCode {
 /// One thread: at these packet sizes a shared runtime costs more per datagram than it gains.
 #[tokio::main(flavor = "current_thread")]
 async fn run(config: Config, flags: Flags) -> anyhow::Result<()> {
-    let server = Server::bind_with(config, service::sockets()?).await?;
+    handover::remember_program();
+    let server = if flags.takes_over() {
+        Server::take_over(config, Inheritance::receive().await?).await?
+    } else {
+        Server::bind_with(config, service::sockets()?).await?
+    };
     for addr in server.local_addrs() {
         say(&format!("listening on {addr}"));
     }

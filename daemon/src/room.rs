@@ -34,11 +34,18 @@ pub(crate) enum Command {
     RefreshNeeded(ParticipantId, Refresh),
     /// What the hop to this receiver bears of video, and its losses.
     Hop(ParticipantId, Bitrate, Loss),
-    Leave(ParticipantId, pb::LeaveReason),
+    /// Another process takes over; everybody is to send there from this time of the relay's clock on.
+    GoAway {
+        at_us: u64,
+    },
+    /// The connection that has this stable id is gone.
+    Leave(ParticipantId, usize, pb::LeaveReason),
 }
 
 pub(crate) struct Join {
     pub(crate) pin: [u8; 32],
+    /// The number that this client has had in this room.
+    pub(crate) seat: Option<ParticipantId>,
     pub(crate) name: DisplayName,
     pub(crate) hello: pb::Hello,
     pub(crate) link: Link,
@@ -105,6 +112,9 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
             () = rooms.crowded(), if room.is_empty() => None,
         };
         let Some(command) = command else { break };
+        if rooms.is_quiet() && matches!(command, Command::Chat(..)) {
+            continue;
+        }
         let occupied = !room.is_empty();
         handle(&mut room, &mut links, command);
         deliver(&mut room, &mut links, &shelf);
@@ -121,11 +131,13 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
     let now = Instant::now();
     match command {
         Command::Join(join) => {
-            let Join { pin, name, hello, link, answer } = *join;
-            let joined = room.join(now, pin, name, &hello);
+            let Join { pin, seat, name, hello, link, answer } = *join;
+            let joined = room.join(now, pin, seat, name, &hello);
             match joined {
                 Ok(id) => {
-                    links.insert(id, link);
+                    if let Some(old) = links.insert(id, link) {
+                        vchat_quic::close(&old.connection, CloseCode::Goodbye);
+                    }
                     if answer.send(Ok(id)).is_err() {
                         // The connection broke while it joined.
                         room.leave(now, id, pb::LeaveReason::Lost);
@@ -145,9 +157,18 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
             room.handle_budget(now, to, budget);
             room.handle_loss(now, to, (loss.rate * 1e3) as u32, loss.burst_ms());
         }
-        Command::Leave(id, reason) => {
-            room.leave(now, id, reason);
-            links.remove(&id);
+        Command::GoAway { at_us } => {
+            let body = pb::relay_control::Body::GoAway(pb::GoAway { at_us });
+            let message = frame(&pb::RelayControl { body: Some(body) });
+            // Who does not read finds the connection closed in a moment, and comes back by itself.
+            links.values().for_each(|link| drop(link.control.post(message.clone())));
+        }
+        // Unless it has come back on another connection meanwhile.
+        Command::Leave(id, connection, reason) => {
+            if links.get(&id).is_none_or(|link| link.connection.stable_id() == connection) {
+                room.leave(now, id, reason);
+                links.remove(&id);
+            }
         }
     }
 }

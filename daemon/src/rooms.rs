@@ -1,6 +1,7 @@
 //! Which rooms there are.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -17,12 +18,14 @@ pub(crate) struct Rooms {
     by_name: Arc<Mutex<BTreeMap<RoomName, mpsc::Sender<Command>>>>,
     /// A permit for each room that must make way and has not yet.
     crowded: Arc<Semaphore>,
+    /// Another process takes over: chat is not for this one any more.
+    quiet: Arc<AtomicBool>,
 }
 
 impl Rooms {
     /// No rooms yet; their chat will be kept there.
     pub(crate) fn new(archive: Archive) -> Self {
-        Self { archive, by_name: Arc::default(), crowded: Arc::new(Semaphore::new(0)) }
+        Self { archive, by_name: Arc::default(), crowded: Arc::new(Semaphore::new(0)), quiet: Arc::default() }
     }
 
     pub(crate) const fn archive(&self) -> &Archive {
@@ -53,6 +56,21 @@ impl Rooms {
         if let Ok(permit) = self.crowded.acquire().await {
             permit.forget();
         }
+    }
+
+    /// From now on nothing that people write is taken. They write it again to the process that takes over.
+    pub(crate) fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing that people write is taken.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// The ways into all rooms.
+    pub(crate) fn all(&self) -> Vec<mpsc::Sender<Command>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Forgets all rooms, which end when nobody else can reach them: the relay stops.

@@ -10,32 +10,52 @@ use tokio::task::JoinSet;
 use vchat_certs::pin::Pin;
 use vchat_proto::admission::{Gate, Limits, Outcome, Ticket, Verdict};
 use vchat_proto::wire::close::CloseCode;
+use vchat_quic::RelaySocket;
 
 use crate::archive::{Archive, Retention};
 use crate::config::Config;
 use crate::connection;
 use crate::control::{self, Door, Names, Office};
+use crate::handover::{self, Estate, Heir, Inheritance};
 use crate::keys::{self, Keys, Shown};
 use crate::lan;
 use crate::members::Members;
 use crate::probe;
 use crate::registry::{Ledger, Registry};
 use crate::rooms::Rooms;
+use crate::seats::Seats;
 use crate::service;
 
 /// A relay whose sockets are open.
 pub struct Server {
     endpoints: Vec<quinn::Endpoint>,
+    /// What the endpoints are on, and the same for the process that will take over.
+    sockets: Vec<(RelaySocket, UdpSocket)>,
     addrs: Vec<SocketAddr>,
     keys: Keys,
     rotate: mpsc::Receiver<keys::Command>,
+    restarts: mpsc::Receiver<Restart>,
     door: Door,
     config: Config,
     shared: Arc<Shared>,
-    registry_ended: oneshot::Receiver<()>,
-    archive_ended: oneshot::Receiver<()>,
+    /// Resolve when the threads of the disk have ended.
+    ended: [oneshot::Receiver<()>; 2],
     settings: watch::Sender<Settings>,
+    /// Of its connections, among those of processes that share the sockets.
+    generation: u8,
+    /// What this process takes over, until it has.
+    inheritance: Option<Inheritance>,
 }
+
+/// Why a relay ends.
+enum End {
+    Stop,
+    Failed(&'static str),
+    Successor(Heir, Restart),
+}
+
+/// Where the operator waits for the id of the process that has taken over.
+pub(crate) type Restart = oneshot::Sender<anyhow::Result<u32>>;
 
 /// Settings that [`Server::run`] may be told anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +78,24 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) registry: Registry,
     pub(crate) keys: watch::Receiver<Shown>,
+    pub(crate) seats: Seats,
     /// Overflow: a look at the keys that nobody waits for is dropped, another is to come.
     pub(crate) rotate: mpsc::Sender<keys::Command>,
+    /// Overflow: who asks waits.
+    pub(crate) restarts: mpsc::Sender<Restart>,
     /// What the relay is called.
     pub(crate) names: Names,
     /// What may change while the relay runs.
     pub(crate) settings: watch::Receiver<Settings>,
     /// The zero of the relay's clock.
     pub(crate) started: Instant,
+}
+
+impl Shared {
+    /// What the relay's clock shows, in microseconds.
+    pub(crate) fn clock_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Server {
@@ -76,44 +106,76 @@ impl Server {
 
     /// The same, but where there are sockets that are open already, it serves on those and opens none.
     pub async fn bind_with(config: Config, given: Vec<UdpSocket>) -> anyhow::Result<Self> {
+        let sockets = if given.is_empty() { open(&config.listen)? } else { given };
+        Self::prepare(config, sockets, None).await
+    }
+
+    /// Takes over from another process, which goes on with the connections that it has until their clients have come over.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`], or the other process has ended meanwhile.
+    pub async fn take_over(config: Config, mut from: Inheritance) -> anyhow::Result<Self> {
+        from.released().await?;
+        let sockets = std::mem::take(&mut from.sockets);
+        Self::prepare(config, sockets, Some(from)).await
+    }
+
+    async fn prepare(
+        config: Config,
+        given: Vec<UdpSocket>,
+        inheritance: Option<Inheritance>,
+    ) -> anyhow::Result<Self> {
         let ledger = Ledger::open(&config.state_dir)?;
         let (registry, registry_ended) = Registry::start(ledger).context("cannot start a thread")?;
         let (archive, archive_ended) = Archive::start(&config.state_dir, retention(&config))?;
         let keys = Keys::load(config.state_dir.clone(), registry.clone()).await?;
+        let estate = inheritance.as_ref().map(|inheritance| inheritance.estate);
+        let secrets = keys.secrets().clone().of_generation(estate.map_or(0, |e| e.generation + 1));
         let shown = keys.shown();
-        let (mut endpoints, mut addrs) = (Vec::new(), Vec::new());
-        for socket in if given.is_empty() { open(&config.listen)? } else { given } {
+        let (mut endpoints, mut sockets, mut addrs) = (Vec::new(), Vec::new(), Vec::new());
+        for udp in given {
             let tls = quinn::ServerConfig::clone(&shown.borrow().config);
-            let endpoint = vchat_quic::relay_endpoint(socket, tls, keys.secrets())
-                .context("cannot serve on a UDP socket")?;
+            let serve = || -> std::io::Result<_> {
+                let socket = RelaySocket::new(udp.try_clone()?, &secrets, estate.is_none())?;
+                Ok((vchat_quic::relay_endpoint(socket.clone(), tls, &secrets)?, socket))
+            };
+            let (endpoint, socket) = serve().context("cannot serve on a UDP socket")?;
             addrs.push(endpoint.local_addr()?);
             endpoints.push(endpoint);
+            sockets.push((socket, udp));
         }
         let door = Door::open(&config.control)?;
         let (rotate, rotate_in) = mpsc::channel(COMMANDS);
+        let (restarts, restarts_in) = mpsc::channel(1);
         let (settings, live) = watch::channel(Settings::of(&config));
+        let clock = Duration::from_micros(estate.map_or(0, |estate| estate.clock_us));
         let shared = Shared {
             rooms: Rooms::new(archive),
             members: Members::default(),
             registry,
             keys: shown,
+            seats: keys.seats().clone(),
             rotate,
+            restarts,
             names: Names { addrs: addrs.clone(), settings: live.clone() },
             settings: live,
-            started: Instant::now(),
+            started: Instant::now().checked_sub(clock).unwrap_or_else(Instant::now),
         };
         let shared = Arc::new(shared);
         Ok(Self {
             endpoints,
+            sockets,
             addrs,
             keys,
             rotate: rotate_in,
+            restarts: restarts_in,
             door,
             config,
             shared,
-            registry_ended,
-            archive_ended,
+            ended: [registry_ended, archive_ended],
             settings,
+            generation: secrets.generation(),
+            inheritance,
         })
     }
 
@@ -134,8 +196,8 @@ impl Server {
         self.office().first_invite().await
     }
 
-    /// Serves until `shutdown` resolves, then tells every client and waits a moment for them to hear it. Takes new settings as they
-    /// come, without a word to those who are here.
+    /// Serves until `shutdown` resolves, then tells every client and waits a moment for them to hear it; or until another process has
+    /// taken over. Takes new settings as they come, without a word to those who are here.
     ///
     /// # Errors
     /// The relay cannot go on: its registry has failed.
@@ -144,16 +206,25 @@ impl Server {
         shutdown: impl Future<Output = ()>,
         mut reloads: mpsc::Receiver<Config>,
     ) -> anyhow::Result<()> {
-        tracing::info!(fingerprint = %self.pin(), "relay is up");
         let office = self.office();
-        let Self { endpoints, addrs, keys, rotate, mut door, mut config, shared, settings, .. } = self;
+        let Self {
+            endpoints, sockets, addrs, keys, rotate, mut restarts, mut door, mut config, shared, ..
+        } = self;
+        let (settings, ended, generation) = (self.settings, self.ended, self.generation);
+        // Those who come over from a process before must be here before they can be told to go on.
+        let settled = self.inheritance.as_ref().map(|_| Instant::now() + handover::DRAIN);
+        if let Some(inheritance) = self.inheritance {
+            inheritance.begin(&sockets).await?;
+        }
+        tracing::info!(fingerprint = %shared.keys.borrow().current.pin(), "relay is up");
         warn(&settings.borrow());
-        let mut tasks = JoinSet::new();
+        let (mut doors, mut admission, mut tasks) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         let (incoming, attempts) = mpsc::channel(INCOMING);
         for endpoint in &endpoints {
-            tasks.spawn(accept(endpoint.clone(), incoming.clone()));
+            doors.spawn(accept(endpoint.clone(), incoming.clone()));
         }
-        tasks.spawn(admit(attempts, shared.clone()));
+        drop(incoming);
+        admission.spawn(admit(attempts, shared.clone()));
         // Ends early where there is nothing to announce.
         let mut lan = JoinSet::new();
         lan.spawn(lan::announce(config.mdns, addrs, shared.names.address(), shared.keys.clone()));
@@ -164,24 +235,56 @@ impl Server {
         tasks.spawn(probe::watch(endpoints.clone(), shared.clone()));
         service::ready();
         tokio::pin!(shutdown);
-        let failed = loop {
+        let end = loop {
             tokio::select! {
-                () = &mut shutdown => break None,
+                () = &mut shutdown => break End::Stop,
                 Some(new) = reloads.recv() => {
                     reload(&config, &new, &settings, &shared).await;
                     config = new;
                 }
-                () = shared.registry.closed() => break Some("the registry of devices"),
-                () = archive.closed() => break Some("the archive of chat"),
+                Some(answer) = restarts.recv() => {
+                    let heir = if settled.is_some_and(|settled| Instant::now() < settled) {
+                        Err(anyhow::anyhow!("the last restart is not over yet: try again in some seconds"))
+                    } else {
+                        Heir::start(Estate { generation, clock_us: shared.clock_us() }, &sockets).await
+                    };
+                    match heir {
+                        Ok(heir) => break End::Successor(heir, answer),
+                        Err(e) => drop(answer.send(Err(e))),
+                    }
+                }
+                () = shared.registry.closed() => break End::Failed("the registry of devices"),
+                () = archive.closed() => break End::Failed("the archive of chat"),
                 // None of them ends by itself: one that has panicked would leave a relay that is there and does nothing.
-                _ = tasks.join_next() => break Some("a part of the relay"),
+                _ = tasks.join_next() => break End::Failed("a part of the relay"),
+                _ = doors.join_next() => break End::Failed("a part of the relay"),
+                _ = admission.join_next() => break End::Failed("a part of the relay"),
             }
         };
-        tracing::info!("stopping");
-        service::stopping();
         // They may hold what is to end below.
+        doors.shutdown().await;
         tasks.shutdown().await;
         lan.shutdown().await;
+        let mut stopped = Ok(());
+        match end {
+            End::Stop => {}
+            End::Failed(what) => {
+                stopped = Err(anyhow::anyhow!("{what} has failed; its last words are above"))
+            }
+            End::Successor(heir, answer) => {
+                drop(door);
+                let left = heir.take_over(&sockets, &shared, answer).await;
+                stopped = left.context("the process that was to take over has failed");
+                if stopped.is_ok() {
+                    let gone = tokio::time::timeout(handover::DRAIN, admission.join_next());
+                    // The operator, too, is to hear of it.
+                    drop(tokio::join!(gone, tokio::time::sleep(FAREWELL)));
+                }
+            }
+        }
+        tracing::info!("stopping");
+        service::stopping();
+        admission.shutdown().await;
         for endpoint in &endpoints {
             let code = CloseCode::ShuttingDown;
             endpoint.close((code as u32).into(), code.reason().as_bytes());
@@ -193,9 +296,9 @@ impl Server {
         // Rooms hold connections, and those the sockets.
         shared.rooms.close();
         drop((shared, archive));
-        let ended = async { tokio::join!(self.registry_ended, self.archive_ended) };
-        drop(tokio::time::timeout(FAREWELL, ended).await);
-        failed.map_or(Ok(()), |what| Err(anyhow::anyhow!("{what} has failed; its last words are above")))
+        let [registry, archive] = ended;
+        drop(tokio::time::timeout(FAREWELL, async { tokio::join!(registry, archive) }).await);
+        stopped
     }
 
     /// What the control socket works on.
@@ -287,7 +390,11 @@ async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared
             }
             incoming = attempts.recv() => incoming,
         };
-        let Some(incoming) = incoming else { return };
+        let Some(incoming) = incoming else {
+            // Nobody comes any more; those who are here may stay.
+            while connections.join_next().await.is_some() {}
+            return;
+        };
         while connections.try_join_next().is_some() {}
         if connections.len() >= MAX_CONNECTIONS {
             incoming.ignore();

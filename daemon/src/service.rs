@@ -44,6 +44,11 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Another process is the service from now on.
+pub(crate) fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// The relay works, as far as it can tell.
 pub(crate) fn alive() {
     tell(&[NotifyState::Watchdog]);

@@ -17,17 +17,17 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
     Ok(db)
 }
 
-/// Gives a file that is new its tables.
+/// Gives a file its tables: each of the steps makes one version of the one before, the first that of an empty file.
 ///
 /// # Errors
 /// It is of a later version.
-pub(crate) fn migrate(db: &Connection, schema: &str, version: u32) -> anyhow::Result<()> {
-    match db.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        0 => {
-            let begin = format!("BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;");
-            Ok(db.execute_batch(&begin)?)
-        }
-        same if same == version => Ok(()),
-        later => anyhow::bail!("it was written by a later vchatd (version {later})"),
+pub(crate) fn migrate(db: &Connection, steps: &[&str]) -> anyhow::Result<()> {
+    let version: usize = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(missing) = steps.get(version..) else {
+        anyhow::bail!("it was written by a later vchatd (version {version})")
+    };
+    for (step, next) in missing.iter().zip(version + 1..) {
+        db.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version = {next}; COMMIT;"))?;
     }
+    Ok(())
 }

@@ -220,6 +220,7 @@ impl Liar {
         let secrets = vchat_quic::RelaySecrets::new(&[7; 32]);
         let config = vchat_quic::relay_config(vchat_certs::tls::server_config(&identity)?, &secrets)?;
         let socket = vchat_quic::relay_socket("127.0.0.1:0".parse()?)?;
+        let socket = vchat_quic::RelaySocket::new(socket, &secrets, true)?;
         let endpoint = vchat_quic::relay_endpoint(socket, config, &secrets)?;
         let (address, proofs) = (endpoint.local_addr()?, Arc::<AtomicUsize>::default());
         let counted = proofs.clone();

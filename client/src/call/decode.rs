@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use vchat_proto::id::{FrameId, ParticipantId, TrackId};
+use vchat_proto::id::{FrameId, ParticipantId};
 use vchat_proto::reassemble::Frame;
 use vchat_proto::units::MediaTime;
 
@@ -18,8 +18,8 @@ use crate::video::Decoder;
 /// What a decoding thread needs.
 pub(crate) struct Decoding {
     pub(crate) participant: ParticipantId,
-    /// The track that it begins with.
-    pub(crate) track: TrackId,
+    /// The channel that it begins with.
+    pub(crate) channel: Channel,
     /// What is heard of this participant.
     pub(crate) heard: Option<Heard>,
     pub(crate) clock: MediaClock,
@@ -28,12 +28,16 @@ pub(crate) struct Decoding {
     pub(crate) news: NewsSender,
 }
 
+/// Our own number of a track: one encoding of somebody's camera, through all connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Channel(pub(crate) u32);
+
 /// A picture that is due to be shown.
 #[derive(Clone, Debug)]
 pub struct Decoded {
     /// The picture.
     pub picture: Arc<Picture>,
-    /// Which frame of the track.
+    /// Which frame of its channel.
     pub frame: FrameId,
     /// When it was taken, on its sender's clock.
     pub captured: MediaTime,
@@ -45,8 +49,8 @@ pub struct Decoded {
 /// the decoder needs a key frame.
 pub(crate) fn start(
     decoding: Decoding,
-    failed: impl Fn(TrackId) + Send + 'static,
-) -> Result<SyncSender<(TrackId, Frame)>, String> {
+    failed: impl Fn(Channel) + Send + 'static,
+) -> Result<SyncSender<(Channel, Frame)>, String> {
     let mut decoder = Decoder::new().map_err(|e| e.to_string())?;
     let (frames, queue) = sync_channel(FRAMES);
     let run = move || run(&decoding, &mut decoder, &queue, failed);
@@ -54,16 +58,16 @@ pub(crate) fn start(
     Ok(frames)
 }
 
-fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<(TrackId, Frame)>, failed: impl Fn(TrackId)) {
+fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<(Channel, Frame)>, failed: impl Fn(Channel)) {
     super::give_way();
-    let (mut current, mut broken, mut shown) = (d.track, false, None);
-    while let Ok((track, frame)) = queue.recv() {
+    let (mut current, mut broken, mut shown) = (d.channel, false, None);
+    while let Ok((channel, frame)) = queue.recv() {
         // What was queued behind a damaged frame refers to it, and what is of another size to another key frame.
-        let late = frame.key && track != current && shown > Some(frame.captured);
-        if late || !frame.key && (broken || track != current) {
+        let late = frame.key && channel != current && shown > Some(frame.captured);
+        if late || !frame.key && (broken || channel != current) {
             continue;
         }
-        current = track;
+        current = channel;
         match decoder.decode(&frame.data) {
             Ok(picture) => {
                 broken = false;
@@ -76,7 +80,7 @@ fn run(d: &Decoding, decoder: &mut Decoder, queue: &Receiver<(TrackId, Frame)>, 
             Err(e) => {
                 tracing::debug!(participant = d.participant.0, "cannot decode a frame: {e}");
                 broken = true;
-                failed(track);
+                failed(channel);
             }
         }
     }

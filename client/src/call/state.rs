@@ -310,6 +310,10 @@ impl Call {
                     }
                 }
             }
+            Event::Moved { me, .. } => {
+                self.me = Some(me.id);
+                self.printer.event(&json!({"event": "moved", "participant": me.id.0}));
+            }
             Event::PeerJoined(peer) => {
                 let (id, name) = (peer.id, peer.name.as_str());
                 self.printer.event(&json!({"event": "peer-joined", "participant": id.0, "name": name}));

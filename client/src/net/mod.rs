@@ -4,6 +4,7 @@ mod connect;
 mod inbound;
 mod invite;
 mod link;
+mod moving;
 mod pair;
 mod reach;
 mod run;
@@ -20,12 +21,13 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 use vchat_certs::pin::Pin;
-use vchat_proto::id::{ChatId, FrameId, ParticipantId, TrackId};
+use vchat_proto::id::{ChatId, FrameId, ParticipantId};
 use vchat_proto::session::{Event, SayError};
 use vchat_proto::units::Bitrate;
 use vchat_proto::wire::pb;
 
 use crate::audio::{AudioPacket, PlaybackHandle};
+use crate::call::decode::Channel;
 use crate::cli::Config;
 use crate::clock::MediaClock;
 use crate::news::NewsSender;
@@ -82,8 +84,8 @@ pub struct Wanted {
 enum Command {
     Say(ChatId, String),
     MediaState(pb::MediaState),
-    /// The decoder of this participant's track failed.
-    DecoderFailed(TrackId),
+    /// The decoder of this channel failed.
+    DecoderFailed(Channel),
     /// How high the pictures of the others are shown.
     View(Vec<(ParticipantId, u32)>),
     Leave,

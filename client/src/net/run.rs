@@ -12,14 +12,16 @@ use vchat_certs::known::KnownError;
 use vchat_certs::tls::Purpose;
 use vchat_proto::hop::{self, Sender, Sent, Totals};
 use vchat_proto::id::{DisplayName, RoomName};
-use vchat_proto::session::{End, Event, Loss, Output, Session, Settings};
+use vchat_proto::session::{End, Event, Loss, Me, Output, Session, Settings};
+use vchat_proto::units::MediaTime;
 use vchat_proto::wire::hop::{Packet, WIRE_OVERHEAD};
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 use vchat_proto::wire::pb;
 
 use super::connect::{Acquaintance, Connector};
-use super::inbound::{Inbound, Refresh};
+use super::inbound::{Inbound, Refresh, Way};
 use super::link::{Incoming, Link};
+use super::moving::{Before, Next, NextNews};
 use super::pair::{PairError, pair};
 use super::uplink::Uplink;
 use super::{Command, Demand, NetNews, NetStats, PeerNetStats};
@@ -109,6 +111,9 @@ async fn run(mut setup: Setup) -> Result<(), String> {
         news: setup.news,
         link: None,
         connecting: None,
+        next: Next::default(),
+        before: None,
+        sends: Way::Present,
         connected_to: None,
         reported_at: None,
         receiver: None,
@@ -151,6 +156,10 @@ struct Runner {
     news: NewsSender,
     link: Option<Link>,
     connecting: Option<Connecting>,
+    next: Next,
+    before: Option<Before>,
+    /// Over which connection our media go.
+    sends: Way,
     /// The key of the relay at the other end of the link.
     connected_to: Option<vchat_certs::pin::Pin>,
     /// When statistics were told last; none without a connection.
@@ -165,13 +174,17 @@ struct Runner {
     over: bool,
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(Link, vchat_certs::pin::Pin), Loss>> + Send>>;
+pub(crate) type Connecting =
+    Pin<Box<dyn Future<Output = Result<(Link, vchat_certs::pin::Pin), Loss>> + Send>>;
 
 /// What woke the loop.
 enum Wake {
     Connected(Result<(Link, vchat_certs::pin::Pin), Loss>),
     Incoming(Incoming),
+    Next(NextNews),
     Datagram(Bytes),
+    /// Over the connection that was left behind; none when that is lost.
+    Late(Option<Bytes>),
     Command(Option<Command>),
     Audio(AudioPacket),
     Video(EncodedFrame),
@@ -197,17 +210,20 @@ impl Runner {
             self.send(&mut at_door);
             let timeout = self.timeout(at_door.is_some());
             let wake = {
+                let way_out = self.way_out().cloned();
                 let link = self.link.as_mut().map(|l| (l.connection.clone(), l));
                 let (connection, link) = link.unzip();
                 // In no order: whatever the relay floods us with, the user can leave.
                 tokio::select! {
                     r = connecting(&mut self.connecting) => Wake::Connected(r),
                     i = incoming(link) => Wake::Incoming(i),
+                    n = self.next.next() => Wake::Next(n),
+                    d = Before::datagram(self.before.as_mut()) => Wake::Late(d),
                     d = datagram(connection.as_ref()) => Wake::Datagram(d),
                     Some(packet) = audio.recv() => Wake::Audio(packet),
                     Some(frame) = video.recv() => Wake::Video(frame),
                     c = commands.recv(), if self.leaving.is_none() => Wake::Command(c),
-                    () = door(connection.as_ref(), at_door.as_ref()) => Wake::Sent,
+                    () = door(way_out.as_ref(), at_door.as_ref()) => Wake::Sent,
                     () = sleep_until(timeout) => Wake::Time,
                 }
             };
@@ -247,7 +263,13 @@ impl Runner {
                 *at_door = None;
                 self.disconnect(now, loss);
             }
-            Wake::Datagram(bytes) => self.datagram(now, bytes, &mut needed),
+            Wake::Next(news) => self.handle_next(now, news),
+            Wake::Datagram(bytes) => self.datagram(now, Way::Present, bytes, &mut needed),
+            Wake::Late(Some(bytes)) => self.datagram(now, Way::Before, bytes, &mut needed),
+            Wake::Late(None) => {
+                *at_door = None;
+                self.leave_behind(now);
+            }
             Wake::Command(command) => self.command(now, command.unwrap_or(Command::Leave), &mut needed),
             Wake::Audio(packet) => self.uplink.push_audio(now, &packet),
             Wake::Video(frame) => self.uplink.push_video(now, &frame),
@@ -255,18 +277,27 @@ impl Runner {
             Wake::Time => {
                 self.session.handle_timeout(now, self.clock.now());
                 self.inbound.handle_timeout(now, &mut needed);
+                if self.switch_when_due(now) {
+                    *at_door = None;
+                }
                 self.report(now);
             }
         }
         needed.into_iter().for_each(|refresh| self.session.request_refresh(refresh.track, refresh.decoded));
     }
 
-    fn datagram(&mut self, now: Instant, bytes: Bytes, needed: &mut Vec<Refresh>) {
-        let Some(receiver) = &mut self.receiver else { return };
+    fn datagram(&mut self, now: Instant, way: Way, bytes: Bytes, needed: &mut Vec<Refresh>) {
+        let receiver = match way {
+            Way::Present => self.receiver.as_mut(),
+            Way::Before => self.before.as_mut().map(|before| &mut before.receiver),
+        };
+        let Some(receiver) = receiver else { return };
         let len = bytes.len();
         match Packet::parse(bytes) {
             Ok((number, packet)) => {
-                if let Packet::Report(report) = &packet {
+                if let Packet::Report(report) = &packet
+                    && way == self.sends
+                {
                     self.uplink.handle_report(now, report);
                     self.inbound.set_round_trip(self.uplink.round_trip());
                 }
@@ -275,7 +306,7 @@ impl Runner {
             Err(e) => tracing::debug!("the relay sends a {e}"),
         }
         while let Some(media) = receiver.poll_media() {
-            self.inbound.handle_media(now, &media, needed);
+            self.inbound.handle_media(now, way, &media, needed);
         }
     }
 
@@ -303,7 +334,8 @@ impl Runner {
     }
 
     fn disconnect(&mut self, now: Instant, loss: Loss) {
-        (self.link, self.receiver) = (None, None);
+        (self.link, self.receiver, self.next, self.sends) = (None, None, Next::default(), Way::Present);
+        self.before.take().into_iter().for_each(Before::close);
         self.uplink.pause();
         self.inbound.disconnected();
         self.reported_at = None;
@@ -317,6 +349,20 @@ impl Runner {
                 Output::Connect => {
                     let connected = self.connector.connect(Purpose::Call);
                     self.connecting = Some(Box::pin(async { Link::open(connected.await?).await }));
+                }
+                Output::ConnectNext => {
+                    let connected = self.connector.connect(Purpose::Call);
+                    self.next.connecting = Some(Box::pin(async { Link::open(connected.await?).await }));
+                }
+                Output::NextControl(message) => {
+                    if let Some((link, _)) = &self.next.link {
+                        link.send_control(message);
+                    }
+                }
+                Output::NextChat(message) => {
+                    if let Some((link, _)) = &self.next.link {
+                        link.send_chat(message);
+                    }
                 }
                 Output::Control(message) => {
                     if let Some(link) = &self.link {
@@ -334,21 +380,28 @@ impl Runner {
     }
 
     fn event(&mut self, event: Event) {
-        if let Event::Joined { me, .. } = &event {
-            self.uplink.begin(Instant::now(), me);
-            self.reported_at = Some(Instant::now());
-            self.counted = Counted::default();
-            self.remember_relay();
+        match &event {
+            Event::Joined { me, .. } => {
+                self.uplink.prepare(me);
+                self.uplink.begin(Instant::now());
+                self.reported_at = Some(Instant::now());
+                self.counted = Counted::default();
+                self.remember_relay();
+            }
+            Event::Moved { me, at } => self.moved(Instant::now(), me, *at),
+            _ => {}
         }
         // The main thread hears of a peer before it hears of their pictures.
         if !matches!(event, Event::NextKey(_)) {
             self.tell(NetNews::Event(event.clone()));
         }
         match event {
-            Event::PeerJoined(peer) => {
-                self.peers.push(peer.id);
+            Event::PeerJoined(peer) | Event::PeerChanged(peer) => {
+                if !self.peers.contains(&peer.id) {
+                    self.peers.push(peer.id);
+                }
                 let mut needed = Vec::new();
-                self.inbound.joined(Instant::now(), &peer, &mut needed);
+                self.inbound.here(Instant::now(), &peer, &mut needed);
                 needed
                     .into_iter()
                     .for_each(|refresh| self.session.request_refresh(refresh.track, refresh.decoded));
@@ -363,6 +416,73 @@ impl Runner {
             Event::TrackLimited(track, limit) => self.uplink.set_limit(track, limit),
             Event::Ended(End::Refused(_) | End::Unreachable(_) | End::Untrusted(_)) => self.over = true,
             _ => {}
+        }
+    }
+
+    /// What came of the connection to the process that takes over.
+    fn handle_next(&mut self, now: Instant, news: NextNews) {
+        match news {
+            NextNews::Connected(Ok(connected)) => {
+                self.next.link = Some(connected);
+                self.session.handle_next_connected();
+            }
+            NextNews::Incoming(Incoming::Control(message)) => self.session.handle_next_control(now, message),
+            NextNews::Incoming(Incoming::Chat(message)) => self.session.handle_chat(message),
+            NextNews::Connected(Err(loss)) | NextNews::Incoming(Incoming::Lost(loss)) => {
+                tracing::debug!("no connection to the process that takes over: {loss:?}");
+                self.next = Next::default();
+                self.session.handle_next_disconnected(now);
+            }
+        }
+    }
+
+    /// The connection beside is the present one now. Our media go the old way until everybody's do not.
+    fn moved(&mut self, now: Instant, me: &Me, at: MediaTime) {
+        let Some((link, pin)) = self.next.link.take() else { return };
+        let wait = u64::try_from(at.micros_since(self.clock.now())).unwrap_or(0);
+        let receiver = self.receiver.replace(hop::Receiver::new(now));
+        if let (Some(link), Some(receiver)) = (self.link.replace(link), receiver) {
+            let before = Before::new(link, receiver, now + Duration::from_micros(wait));
+            self.before.replace(before).into_iter().for_each(Before::close);
+            self.sends = Way::Before;
+        }
+        self.connected_to = Some(pin);
+        self.counted.received = Totals::default();
+        self.uplink.prepare(me);
+        self.inbound.moved();
+        self.remember_relay();
+    }
+
+    /// Whether our media go over the present connection from now on.
+    fn switch_when_due(&mut self, now: Instant) -> bool {
+        if self.before.as_ref().is_some_and(|before| before.until() <= now) {
+            self.leave_behind(now);
+        }
+        let due = self.before.as_ref().is_some_and(|before| before.switch_at <= now);
+        due && self.switch(now)
+    }
+
+    fn switch(&mut self, now: Instant) -> bool {
+        if std::mem::replace(&mut self.sends, Way::Present) == Way::Present {
+            return false;
+        }
+        self.uplink.begin(now);
+        self.counted.sent = Sent::default();
+        true
+    }
+
+    /// Nothing comes over the connection of before any more.
+    fn leave_behind(&mut self, now: Instant) {
+        self.switch(now);
+        self.inbound.left_behind();
+        self.before.take().into_iter().for_each(Before::close);
+    }
+
+    /// The connection over which our media go.
+    fn way_out(&self) -> Option<&quinn::Connection> {
+        match self.sends {
+            Way::Present => self.link.as_ref().map(|link| &link.connection),
+            Way::Before => self.before.as_ref().map(Before::connection),
         }
     }
 
@@ -395,17 +515,24 @@ impl Runner {
 
     /// Hands media to QUIC as long as it has room.
     fn send(&mut self, at_door: &mut Option<Bytes>) {
-        let Some(link) = &self.link else { return };
+        let now = Instant::now();
+        let ways = [
+            self.link.as_ref().map(|link| &link.connection).zip(self.receiver.as_mut()),
+            self.before.as_mut().map(Before::hop),
+        ];
         // Reports go past everything that waits: they are small, and the relay repairs by them.
-        if let Some(report) = self.receiver.as_mut().and_then(|r| r.poll_report(Instant::now())) {
-            self.counted.reports += (report.len() + WIRE_OVERHEAD) as u64;
-            drop(link.connection.send_datagram(report));
+        for (connection, receiver) in ways.into_iter().flatten() {
+            if let Some(report) = receiver.poll_report(now) {
+                self.counted.reports += (report.len() + WIRE_OVERHEAD) as u64;
+                drop(connection.send_datagram(report));
+            }
         }
+        let Some(connection) = self.way_out().cloned() else { return };
         while at_door.is_none() {
             let Some(datagram) = self.uplink.pop(Instant::now()) else { return };
-            if link.connection.datagram_send_buffer_space() >= MAX_DATAGRAM {
+            if connection.datagram_send_buffer_space() >= MAX_DATAGRAM {
                 // Fails only when the connection is lost, which shows elsewhere.
-                drop(link.connection.send_datagram(datagram));
+                drop(connection.send_datagram(datagram));
             } else {
                 *at_door = Some(datagram);
             }
@@ -417,8 +544,9 @@ impl Runner {
         let report = self.reported_at.map(|t| t + STATS);
         let receiver = self.receiver.as_ref().and_then(hop::Receiver::poll_timeout);
         let machines = [self.session.poll_timeout(), self.inbound.poll_timeout(), receiver];
+        let before = self.before.as_ref().and_then(|before| before.poll_timeout(self.sends == Way::Before));
         let uplink = self.uplink.poll_timeout().filter(|_| !door_closed);
-        let timers = [uplink, report, self.leaving];
+        let timers = [uplink, report, before, self.leaving];
         machines.into_iter().chain(timers).flatten().min()
     }
 

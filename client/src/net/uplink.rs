@@ -10,7 +10,7 @@ use vchat_proto::id::{FrameId, TrackId};
 use vchat_proto::packetize::{FrameInfo, FrameSizeError, Packetizer};
 use vchat_proto::session::Me;
 use vchat_proto::units::Bitrate;
-use vchat_proto::wire::datagram::{Media, MediaKind};
+use vchat_proto::wire::datagram::{Dependency, Media, MediaKind};
 use vchat_proto::wire::hop::Report;
 use vchat_proto::wire::pb;
 
@@ -20,13 +20,24 @@ use crate::video::{EncodedFrame, Encoding};
 
 /// Cuts our frames into datagrams and sends them as the hop to the relay bears.
 pub(crate) struct Uplink {
-    audio: Option<Packetizer>,
-    full: Option<Video>,
-    small: Option<Video>,
+    tracks: Tracks,
+    /// Those of the connection that it moves to.
+    next: Option<Tracks>,
+    /// The number of the next frame of sound. Frames count through breaks and moves, also those that nobody is sent: who hears us goes
+    /// on with the same buffer.
+    next_audio: FrameId,
     /// Of the present connection.
     sender: Option<Sender>,
     demand: Arc<Demand>,
     frames: u32,
+}
+
+/// Our tracks as one connection numbers them.
+#[derive(Default)]
+struct Tracks {
+    audio: Option<Packetizer>,
+    full: Option<Video>,
+    small: Option<Video>,
 }
 
 /// A track of ours.
@@ -40,47 +51,74 @@ struct Video {
     limit: Option<Bitrate>,
 }
 
-impl Uplink {
-    pub(crate) fn new(demand: Arc<Demand>) -> Self {
-        Self { audio: None, full: None, small: None, sender: None, demand, frames: 0 }
-    }
-
-    /// The relay has numbered our tracks: sending begins, with a key frame.
-    pub(crate) fn begin(&mut self, now: Instant, me: &Me) {
+impl Tracks {
+    fn new(me: &Me) -> Self {
         let of_kind = |kind| me.tracks.iter().find(|(_, k)| *k == kind).map(|(id, _)| *id);
         let video = |kind, wanted| {
-            let mut packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
-            packetizer.set_rate(START);
+            let packetizer = Packetizer::new(MediaKind::Video, of_kind(kind)?);
             Some(Video { packetizer, begun: false, wanted, limit: None })
         };
-        self.audio = of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id));
-        self.full = video(pb::TrackKind::Camera, true);
-        self.small = video(pb::TrackKind::CameraSmall, false);
+        Self {
+            audio: of_kind(pb::TrackKind::Microphone).map(|id| Packetizer::new(MediaKind::Audio, id)),
+            full: video(pb::TrackKind::Camera, true),
+            small: video(pb::TrackKind::CameraSmall, false),
+        }
+    }
+}
+
+impl Uplink {
+    pub(crate) fn new(demand: Arc<Demand>) -> Self {
+        let (tracks, next_audio) = (Tracks::default(), FrameId(0));
+        Self { tracks, next: None, next_audio, sender: None, demand, frames: 0 }
+    }
+
+    /// The relay has numbered our tracks on the connection on which the next [`Self::begin`] is to begin; what it says of them from now
+    /// on is in those numbers.
+    pub(crate) fn prepare(&mut self, me: &Me) {
+        self.next = Some(Tracks::new(me));
+    }
+
+    /// Sending begins on the connection that was prepared, with a key frame.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        let Some(tracks) = self.next.take() else { return };
+        self.tracks = tracks;
+        // A move is no reason to think less of the line than before.
+        let start = self.sender.as_ref().map_or(START, |sender| sender.target().max(START));
+        for video in [&mut self.tracks.full, &mut self.tracks.small].into_iter().flatten() {
+            video.packetizer.set_rate(start);
+        }
         let video_max = self.video_max();
-        self.sender = Some(Sender::new(now, hop::Settings { start: START, video_max }));
+        self.sender = Some(Sender::new(now, hop::Settings { start, video_max }));
         self.demand.full.want_key_frame();
+        if self.tracks.small.as_ref().is_some_and(|v| v.wanted) {
+            self.demand.small.want_key_frame();
+        }
         self.demand.hold.store(false, Ordering::Relaxed);
-        self.demand.live.store(self.full.is_some(), Ordering::Relaxed);
+        self.demand.live.store(self.tracks.full.is_some(), Ordering::Relaxed);
     }
 
     /// There is no connection: nothing is sent until the next [`Self::begin`].
     pub(crate) fn pause(&mut self) {
-        (self.audio, self.full, self.small, self.sender) = (None, None, None, None);
+        (self.tracks, self.next, self.sender) = (Tracks::default(), None, None);
         self.demand.live.store(false, Ordering::Relaxed);
         self.demand.small.set_target(Bitrate::from_bps(0));
     }
 
     pub(crate) fn push_audio(&mut self, now: Instant, packet: &AudioPacket) {
-        if let Some(packetizer) = &mut self.audio {
-            let datagrams = packetizer.packetize(&packet.data, true, packet.captured);
+        let number = self.next_audio;
+        self.next_audio = number.plus(1);
+        if let Some(packetizer) = &mut self.tracks.audio {
+            let (dependency, captured) = (Dependency::None, packet.captured);
+            let info = FrameInfo { number, dependency, temporal: 0, discardable: false, captured };
+            let datagrams = packetizer.packetize_frame(&info, &packet.data);
             self.queue(now, datagrams);
         }
     }
 
     pub(crate) fn push_video(&mut self, now: Instant, frame: &EncodedFrame) {
         let track = match frame.encoding {
-            Encoding::Full => &mut self.full,
-            Encoding::Small => &mut self.small,
+            Encoding::Full => &mut self.tracks.full,
+            Encoding::Small => &mut self.tracks.small,
         };
         let Some(video) = track else { return };
         video.begun |= frame.is_key();
@@ -125,21 +163,16 @@ impl Uplink {
 
     /// Somebody cannot decode what depends on frames of this track later than `decoded`.
     pub(crate) fn want_refresh(&self, track: TrackId, decoded: Option<FrameId>) {
-        let is = |video: &Option<Video>| video.as_ref().is_some_and(|v| v.packetizer.track() == track);
-        let wanted = match (is(&self.full), is(&self.small)) {
-            (true, _) => &self.demand.full,
-            (_, true) => &self.demand.small,
-            _ => return,
-        };
-        match decoded {
-            Some(frame) => wanted.want_refresh(frame),
-            None => wanted.want_key_frame(),
+        // What is prepared begins with a key frame.
+        if self.next.is_none() {
+            self.refresh(track, decoded);
         }
     }
 
     /// Somebody receives this track of ours, or nobody does any more.
     pub(crate) fn set_wanted(&mut self, track: TrackId, wanted: bool) {
-        for (video, demand) in [(&mut self.full, &self.demand.full), (&mut self.small, &self.demand.small)] {
+        let Tracks { full, small, .. } = self.next.as_mut().unwrap_or(&mut self.tracks);
+        for (video, demand) in [(full, &self.demand.full), (small, &self.demand.small)] {
             if let Some(video) = video.as_mut().filter(|v| v.packetizer.track() == track) {
                 video.wanted = wanted;
                 if wanted {
@@ -151,7 +184,8 @@ impl Uplink {
 
     /// Nobody can take more of this track.
     pub(crate) fn set_limit(&mut self, track: TrackId, limit: Option<Bitrate>) {
-        if let Some(full) = self.full.as_mut().filter(|v| v.packetizer.track() == track) {
+        let tracks = self.next.as_mut().unwrap_or(&mut self.tracks);
+        if let Some(full) = tracks.full.as_mut().filter(|v| v.packetizer.track() == track) {
             full.limit = limit;
         }
     }
@@ -201,34 +235,48 @@ impl Uplink {
         let target = sender.video_target();
         let refreshes: Vec<_> = std::iter::from_fn(|| sender.poll_refresh()).collect();
         // Whoever is shown the small pictures has no others, so they are not the first to suffer.
-        let full_wanted = self.full.as_ref().is_some_and(|v| v.wanted);
+        let full_wanted = self.tracks.full.as_ref().is_some_and(|v| v.wanted);
         let share = if full_wanted { SMALL_SHARE } else { 1 };
         let small = small_max.min(Bitrate::from_bps(target.bps() / share));
         let full = Bitrate::from_bps(target.bps() - small.bps());
-        let full = self.full.as_ref().and_then(|v| v.limit).map_or(full, |limit| full.min(limit));
+        let full = self.tracks.full.as_ref().and_then(|v| v.limit).map_or(full, |limit| full.min(limit));
         self.demand.hold.store(hold, Ordering::Relaxed);
         self.demand.full.set_paused(!full_wanted);
-        for (video, demand, rate) in
-            [(&mut self.full, &self.demand.full, full), (&mut self.small, &self.demand.small, small)]
-        {
+        for (video, demand, rate) in [
+            (&mut self.tracks.full, &self.demand.full, full),
+            (&mut self.tracks.small, &self.demand.small, small),
+        ] {
             demand.set_target(rate);
             if let Some(video) = video {
                 video.packetizer.set_rate(rate);
             }
         }
-        refreshes.into_iter().for_each(|refresh| self.want_refresh(refresh.track, refresh.decoded));
+        refreshes.into_iter().for_each(|refresh| self.refresh(refresh.track, refresh.decoded));
+    }
+
+    fn refresh(&self, track: TrackId, decoded: Option<FrameId>) {
+        let is = |video: &Option<Video>| video.as_ref().is_some_and(|v| v.packetizer.track() == track);
+        let wanted = match (is(&self.tracks.full), is(&self.tracks.small)) {
+            (true, _) => &self.demand.full,
+            (_, true) => &self.demand.small,
+            _ => return,
+        };
+        match decoded {
+            Some(frame) => wanted.want_refresh(frame),
+            None => wanted.want_key_frame(),
+        }
     }
 
     /// What all encodings would take.
     fn video_max(&self) -> Bitrate {
-        let full_wanted = self.full.as_ref().is_some_and(|v| v.wanted);
+        let full_wanted = self.tracks.full.as_ref().is_some_and(|v| v.wanted);
         let full = if full_wanted { self.demand.full.max().bps() } else { 0 };
         Bitrate::from_bps(full + self.small_max().bps())
     }
 
     /// What the small encoding would take, if somebody receives it.
     fn small_max(&self) -> Bitrate {
-        let wanted = self.small.as_ref().is_some_and(|v| v.wanted);
+        let wanted = self.tracks.small.as_ref().is_some_and(|v| v.wanted);
         if wanted {
             Bitrate::from_bps(self.demand.full.max().bps() / SMALL_SHARE)
         } else {

@@ -90,11 +90,14 @@ impl Book {
         }
     }
 
-    /// The room's newest lines, at least as many as a room keeps at hand. Begins the room if it is new.
+    /// For a room that opens: its newest lines, at least as many as a room keeps at hand, and numbers for its participants that
+    /// nobody has had. Begins the room if it is new.
     pub(super) fn kept(&mut self, name: &RoomName) -> Result<Kept, BookError> {
         let room = self.room(name)?;
         let lines = self.lines(&room, i64::MAX, CHAT_HISTORY)?;
-        Ok(Kept { history: room.history, last_seq: room.last_seq, lines })
+        let mut take = self.db.prepare_cached(TAKE_NUMBERS)?;
+        let participants = take.query_row(params![room.id, NUMBERS], |row| row.get(0))?;
+        Ok(Kept { history: room.history, last_seq: room.last_seq, lines, participants })
     }
 
     /// Stores a line under the next number of its room, or finds it.
@@ -227,7 +230,7 @@ fn open(path: &Path) -> anyhow::Result<Connection> {
     if found != "ok" {
         return Err(Damaged(found).into());
     }
-    sqlite::migrate(&db, SCHEMA, VERSION)?;
+    sqlite::migrate(&db, &[SCHEMA, PARTICIPANTS])?;
     Ok(db)
 }
 
@@ -255,7 +258,6 @@ fn set_aside(path: &Path, why: &anyhow::Error) -> anyhow::Result<()> {
 }
 
 const FILE_NAME: &str = "chat.db";
-const VERSION: u32 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE room (
@@ -267,6 +269,17 @@ CREATE TABLE line (
     PRIMARY KEY (room, seq), UNIQUE (room, author, id)
 ) STRICT, WITHOUT ROWID;
 ";
+
+const PARTICIPANTS: &str = "ALTER TABLE room ADD COLUMN participants INTEGER NOT NULL DEFAULT 0;";
+
+/// How many people come to a room before it closes or the relay is started anew. Should it be more, somebody who comes back may find
+/// their number taken and get another.
+const NUMBERS: u32 = 4096;
+
+/// Begins again after four thousand million.
+const TAKE_NUMBERS: &str = "
+UPDATE room SET participants = (participants + ?2) & 0xffffffff WHERE id = ?1
+RETURNING (participants - ?2) & 0xffffffff";
 
 const INSERT: &str = "
 INSERT INTO line (room, seq, author, id, participant, name, text, sent_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)

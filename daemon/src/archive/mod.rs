@@ -44,6 +44,7 @@ enum Job {
     Forget { now_ms: u64 },
     Retain(Retention),
     Answer(oneshot::Sender<()>),
+    Stop,
 }
 
 impl Archive {
@@ -117,6 +118,11 @@ impl Archive {
         drop(self.0.send(Job::Retain(retention)).await);
     }
 
+    /// Ends the thread when it has done what it was asked before, whoever may still want to ask.
+    pub(crate) async fn stop(&self) {
+        drop(self.0.send(Job::Stop).await);
+    }
+
     /// Waits until the thread has ended.
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
@@ -131,14 +137,15 @@ impl Archive {
 
 /// Works until nobody can ask any more.
 fn work(mut book: Book, mut queue: mpsc::Receiver<Job>) -> Book {
-    let mut complained = false;
-    while let Some(first) = queue.blocking_recv() {
+    let (mut complained, mut stops) = (false, false);
+    while !stops && let Some(first) = queue.blocking_recv() {
         let mut jobs = vec![first];
         while jobs.len() < BATCH
             && let Ok(job) = queue.try_recv()
         {
             jobs.push(job);
         }
+        stops = jobs.iter().any(|job| matches!(job, Job::Stop));
         let answers = match book.transaction(|book| jobs.iter().map(|job| answer(book, job)).collect()) {
             Ok(answers) => {
                 if complained {
@@ -180,7 +187,7 @@ fn answer(book: &mut Book, job: &Job) -> Result<Answer, BookError> {
             book.retain(*retention);
             Ok(Answer::Done)
         }
-        Job::Answer(_) => Ok(Answer::Done),
+        Job::Answer(_) | Job::Stop => Ok(Answer::Done),
     }
 }
 
@@ -195,7 +202,7 @@ fn send(job: Job, answer: Option<Answer>) {
         (Job::Page { answer, .. }, Some(Answer::Lines(lines))) => drop(answer.send(Ok(lines))),
         (Job::Page { answer, .. }, _) => drop(answer.send(Err(Failed))),
         (Job::Answer(answer), _) => drop(answer.send(())),
-        (Job::Forget { .. } | Job::Retain(_), _) => {}
+        (Job::Forget { .. } | Job::Retain(_) | Job::Stop, _) => {}
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Request {
         /// At most so many.
         limit: u32,
     },
+    /// Another process takes over, without a break.
+    Restart,
     /// The relay's keys.
     Key,
     /// Change the relay's key.

@@ -63,6 +63,7 @@ impl Office {
             Request::Rename { device, name } => self.rename(device, &name).await,
             Request::Revoke { device } => self.revoke(device).await,
             Request::History { room, before, limit } => self.history(&room, before, limit).await,
+            Request::Restart => self.restart().await,
             Request::Key => self.keys(keys::Command::Show).await,
             Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
         };
@@ -137,6 +138,13 @@ impl Office {
         let lines = self.shared.rooms.archive().page(room, before, limit.min(MAX_LINES)).await?;
         let line = |line: pb::Line| json!({"seq": line.seq, "sent": rfc3339(line.sent_ms), "name": line.name, "text": line.text});
         Ok(lines.into_iter().map(line).collect())
+    }
+
+    async fn restart(&self) -> anyhow::Result<Value> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.restarts.send(answer).await.context("the relay is stopping")?;
+        let pid = answered.await.context("the relay is stopping")??;
+        Ok(json!({ "pid": pid }))
     }
 
     async fn keys(

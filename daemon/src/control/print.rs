@@ -39,6 +39,7 @@ pub fn show(request: &Request, answer: &Value, output: Output, terminal: bool) -
             ),
         },
         Request::History { .. } => plain(history(answer)),
+        Request::Restart => plain(format!("process {} has taken over", answer["pid"])),
         Request::Key | Request::RotateKey { .. } => plain(key(answer)),
     }
 }

@@ -11,7 +11,6 @@ use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::office::Office;
 use super::{MAX_REQUEST, Reply, Request};
@@ -56,14 +55,13 @@ impl Drop for Door {
 pub(crate) async fn serve(listener: UnixListener, office: Office) {
     let office = Arc::new(office);
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-    let mut clients = JoinSet::new();
     loop {
-        while clients.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let office = office.clone();
-                clients.spawn(async move {
+                // They end by themselves, also when this does not listen any more.
+                tokio::spawn(async move {
                     if let Err(e) = tokio::time::timeout(PATIENCE, answer(stream, &office)).await {
                         tracing::debug!("a control request was not ended: {e}");
                     }

@@ -44,7 +44,7 @@ impl Ledger {
         let open = || -> anyhow::Result<Connection> {
             let db = sqlite::open(&path)?;
             db.pragma_update(None, "foreign_keys", true)?;
-            sqlite::migrate(&db, SCHEMA, VERSION)?;
+            sqlite::migrate(&db, &[SCHEMA])?;
             Ok(db)
         };
         let db = open().with_context(|| format!("cannot use {}", path.display()))?;
@@ -91,8 +91,6 @@ pub(crate) fn unix_ms_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
-
-const VERSION: u32 = 1;
 
 /// A device without rooms may enter any. An invite is used up when it has as many redemptions as uses.
 const SCHEMA: &str = "

@@ -15,7 +15,10 @@ pub(crate) use self::devices::{Admission, Device, Role, SelectError};
 pub(crate) use self::invites::{CodeBegin, Grant, Invited, OpenInvites, Refusal};
 pub(crate) use self::ledger::{Ledger, unix_ms_now};
 
-type Job = Box<dyn FnOnce(&mut Ledger) + Send>;
+enum Job {
+    Do(Box<dyn FnOnce(&mut Ledger) + Send>),
+    Stop,
+}
 
 /// The way to the thread. It ends with the last of these.
 #[derive(Clone)]
@@ -32,7 +35,7 @@ impl Registry {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let (ending, ended) = oneshot::channel::<()>();
         let work = move || {
-            while let Some(job) = jobs.blocking_recv() {
+            while let Some(Job::Do(job)) = jobs.blocking_recv() {
                 job(&mut ledger);
             }
             drop(ledger);
@@ -49,14 +52,19 @@ impl Registry {
     ) -> Result<T, Closed> {
         let (answer, answered) = oneshot::channel();
         // The asker may be gone by then.
-        let job: Job = Box::new(move |ledger| drop(answer.send(question(ledger))));
-        self.0.send(job).await.map_err(|_| Closed)?;
+        let job = Box::new(move |ledger: &mut Ledger| drop(answer.send(question(ledger))));
+        self.0.send(Job::Do(job)).await.map_err(|_| Closed)?;
         answered.await.map_err(|_| Closed)
     }
 
     /// Tells something that nobody waits for. Overflow: it is not done, so only what may be lost is told like this.
     pub(crate) fn tell(&self, news: impl FnOnce(&mut Ledger) + Send + 'static) {
-        drop(self.0.try_send(Box::new(news)));
+        drop(self.0.try_send(Job::Do(Box::new(news))));
+    }
+
+    /// Ends the thread when it has done what it was asked before, whoever may still want to ask.
+    pub(crate) async fn stop(&self) {
+        drop(self.0.send(Job::Stop).await);
     }
 
     /// Waits until the thread has ended.

@@ -2,7 +2,9 @@
 //!
 //! The defaults of quinn are made for downloads; each setting here says why it differs.
 
+mod passage;
 mod secrets;
+mod socket;
 mod window;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -11,6 +13,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 pub use self::secrets::RelaySecrets;
+pub use self::socket::RelaySocket;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use vchat_proto::wire::close::CloseCode;
@@ -53,14 +56,14 @@ pub fn relay_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Begins to serve on a socket, which may be one that was opened by somebody else.
 pub fn relay_endpoint(
-    socket: UdpSocket,
+    socket: RelaySocket,
     config: quinn::ServerConfig,
     secrets: &RelaySecrets,
 ) -> io::Result<quinn::Endpoint> {
-    enlarge_buffers(&socket2::SockRef::from(&socket));
     let mut endpoint = endpoint_config();
     secrets.give(&mut endpoint);
-    quinn::Endpoint::new(endpoint, Some(config), socket, Arc::new(quinn::TokioRuntime))
+    let (socket, runtime) = (socket.into_quinn(), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(endpoint, Some(config), socket, runtime)
 }
 
 /// The same for connections that are to meet the relay with another key. Tokens given out before stay good.
@@ -211,7 +214,7 @@ fn unbound(addr: SocketAddr) -> io::Result<socket2::Socket> {
 
 /// A key frame to a hundred receivers is a burst of megabytes; the system's default buffers lose it. The kernel clamps this to
 /// net.core.{r,w}mem_max without an error.
-fn enlarge_buffers(socket: &socket2::SockRef<'_>) {
+pub(crate) fn enlarge_buffers(socket: &socket2::SockRef<'_>) {
     for result in [socket.set_recv_buffer_size(SOCKET_BUFFER), socket.set_send_buffer_size(SOCKET_BUFFER)] {
         if let Err(e) = result {
             tracing::warn!("cannot enlarge the buffers of the UDP socket: {e}");

@@ -8,7 +8,7 @@ use crate::id::{ChatId, ParticipantId};
 use crate::wire::limits::{CHAT_HISTORY, LINE_COST, MAX_CHAT_TEXT, MAX_HISTORY, MAX_PENDING};
 use crate::wire::pb;
 
-/// What is kept of a room's chat, for [`Room::new`](super::Room::new).
+/// What is kept of a room, for [`Room::new`](super::Room::new).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
     /// Random, so that a client notices when the relay has lost the lines it knew.
@@ -17,6 +17,8 @@ pub struct Kept {
     pub last_seq: u64,
     /// The newest lines, oldest first, without a gap up to `last_seq`.
     pub lines: Vec<pb::Line>,
+    /// Participants may have had the numbers up to this one. Those who come are given later ones.
+    pub participants: u32,
 }
 
 /// A line that is to be stored. It is shown to nobody before [`Room::handle_stored`](super::Room::handle_stored) says that it is.
@@ -105,7 +107,7 @@ pub(crate) struct Outcome {
 
 impl History {
     pub(crate) fn new(kept: Kept) -> Self {
-        let Kept { history: id, last_seq, lines } = kept;
+        let Kept { history: id, last_seq, lines, .. } = kept;
         let bytes = lines.iter().map(cost).sum();
         let mut history = Self { id, lines: lines.into(), bytes, last_seq, pending: VecDeque::new() };
         history.trim();
@@ -285,10 +287,11 @@ mod tests {
     #[test]
     fn a_room_goes_on_where_it_was() {
         let line = |seq| pb::Line { seq, text: "x".into(), ..pb::Line::default() };
-        let h = History::new(Kept { history: 9, last_seq: 8, lines: vec![line(7), line(8)] });
+        let h =
+            History::new(Kept { history: 9, last_seq: 8, lines: vec![line(7), line(8)], participants: 0 });
         assert_eq!(missed(&h, 9, 7), (7, vec![8]));
         assert_eq!(missed(&h, 0, 0), (6, vec![7, 8]));
-        let empty = History::new(Kept { history: 9, last_seq: 8, lines: vec![] });
+        let empty = History::new(Kept { history: 9, last_seq: 8, lines: vec![], participants: 0 });
         assert_eq!(missed(&empty, 0, 0), (8, vec![]), "all were too old to keep");
     }
 

@@ -112,24 +112,28 @@ struct Track {
 }
 
 impl Room {
-    /// An empty room, with the chat that is kept of it.
+    /// An empty room, with what is kept of it.
     #[must_use]
     pub fn new(kept: Kept) -> Self {
+        let next_participant = kept.participants.checked_add(1).unwrap_or(1);
         Self {
             members: BTreeMap::new(),
             tracks: BTreeMap::new(),
             layers: Layers::default(),
             audience: Audience::default(),
             chat: History::new(kept),
-            next_participant: 1,
+            next_participant,
             next_track: 1,
             output: VecDeque::new(),
         }
     }
 
     /// Takes somebody in whose key has the given pin. Outputs the welcome to them, the news to the others, and what they
-    /// need to see a picture. Who was here already with the same identity came back before the old connection was
-    /// missed; the old one is closed. The welcome repeats the room's name from the hello.
+    /// need to see a picture. The welcome repeats the room's name from the hello.
+    ///
+    /// Who was here already with the same identity came back before the old connection was missed, and gets the same number again:
+    /// whatever comes from the old connection is of no concern any more. Who is known to have had the number `seat` in this room
+    /// gets that, if it is free.
     ///
     /// # Errors
     /// The code to close the connection with: the room is full, or the hello breaks the protocol.
@@ -137,15 +141,13 @@ impl Room {
         &mut self,
         now: Instant,
         pin: [u8; 32],
+        seat: Option<ParticipantId>,
         name: DisplayName,
         hello: &pb::Hello,
     ) -> Result<ParticipantId, CloseCode> {
         let identity = Identity { pin, instance: hello.instance };
-        if let Some(ghost) = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id)) {
-            self.leave(now, ghost, pb::LeaveReason::Lost);
-            self.output.push_back(Output::Close(ghost, CloseCode::Goodbye));
-        }
-        if self.members.len() >= MAX_PARTICIPANTS {
+        let ghost = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id));
+        if self.members.len() >= MAX_PARTICIPANTS && ghost.is_none() {
             return Err(CloseCode::RoomFull);
         }
         let kinds: Vec<pb::TrackKind> =
@@ -155,8 +157,11 @@ impl Room {
         if kinds.len() > MAX_TRACKS || kinds.contains(&pb::TrackKind::Unspecified) || small_alone {
             return Err(CloseCode::Protocol);
         }
-        let id = ParticipantId(self.next_participant);
-        self.next_participant += 1;
+        if let Some(ghost) = ghost {
+            // The others hear of new tracks of somebody who is here all the time.
+            self.forget(now, ghost);
+        }
+        let id = ghost.or(seat).filter(|id| !self.members.contains_key(id)).unwrap_or_else(|| self.new_id());
         let videos = kinds.iter().filter(|kind| kind_of(**kind) == MediaKind::Video).count();
         let tracks: Vec<TrackId> =
             kinds.iter().map(|kind| self.add_track(id, *kind, Recent::one_of(videos))).collect();
@@ -192,12 +197,8 @@ impl Room {
 
     /// Lets somebody go, for whatever reason; no-op for somebody who is not here.
     pub fn leave(&mut self, now: Instant, id: ParticipantId, reason: pb::LeaveReason) {
-        let Some(member) = self.members.remove(&id) else { return };
-        self.audience.leave(id);
-        self.layers.remove(now, id);
-        for track in member.tracks {
-            self.tracks.remove(&track);
-            self.output.push_back(Output::TrackEnded(track));
+        if !self.forget(now, id) {
+            return;
         }
         let left = pb::Left { participant: id.0, reason: reason.into() };
         let others: Vec<ParticipantId> = self.members.keys().copied().collect();
@@ -416,6 +417,18 @@ impl Room {
         }
     }
 
+    /// Removes a member with their tracks. Returns whether they were here.
+    fn forget(&mut self, now: Instant, id: ParticipantId) -> bool {
+        let Some(member) = self.members.remove(&id) else { return false };
+        self.audience.leave(id);
+        self.layers.remove(now, id);
+        for track in member.tracks {
+            self.tracks.remove(&track);
+            self.output.push_back(Output::TrackEnded(track));
+        }
+        true
+    }
+
     fn refuse(&mut self, to: ParticipantId, id: Vec<u8>, reason: pb::RefusalReason) {
         self.chat(to, pb::chat_down::Body::Refusal(pb::Refusal { id, reason: reason.into() }));
     }
@@ -468,6 +481,17 @@ impl Room {
     fn tell_speakers(&mut self, now: Instant) {
         for (to, way) in self.audience.handle_timeout(now) {
             self.control(to, pb::relay_control::Body::Audience(way));
+        }
+    }
+
+    /// A number that nobody here has.
+    fn new_id(&mut self) -> ParticipantId {
+        loop {
+            let id = ParticipantId(self.next_participant);
+            self.next_participant = self.next_participant.checked_add(1).unwrap_or(1);
+            if !self.members.contains_key(&id) {
+                return id;
+            }
         }
     }
 

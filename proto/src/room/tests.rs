@@ -38,8 +38,10 @@ impl World {
     }
 
     fn join(&mut self, name: &str) -> (ParticipantId, pb::Welcome) {
-        let id =
-            self.room.join(self.now, PIN, DisplayName::parse(name).expect("a name"), &hello()).expect("room");
+        let id = self
+            .room
+            .join(self.now, PIN, None, DisplayName::parse(name).expect("a name"), &hello())
+            .expect("room");
         let welcome = self.room.output.iter().find_map(|o| match o {
             Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(w)) })
                 if *to == id =>
@@ -225,7 +227,7 @@ impl World {
     fn join_with(&mut self, name: &str, kinds: &[pb::TrackKind]) -> (ParticipantId, Vec<u32>) {
         let publish = kinds.iter().map(|k| i32::from(*k)).collect();
         let name = DisplayName::parse(name).expect("a name");
-        let id = self.room.join(self.now, PIN, name, &pb::Hello { publish, ..hello() }).expect("room");
+        let id = self.room.join(self.now, PIN, None, name, &pb::Hello { publish, ..hello() }).expect("room");
         let tracks = self.drain().into_iter().find_map(|o| match o {
             Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(w)) })
                 if to == id =>
@@ -307,7 +309,7 @@ fn a_small_track_needs_a_camera_beside_it() {
     let publish: Vec<i32> = publish.into_iter().map(i32::from).collect();
     for (n, good) in [(1, false), (2, true), (3, false)] {
         let hello = pb::Hello { publish: publish[..n].to_vec(), ..hello() };
-        let joined = w.room.join(w.now, PIN, DisplayName::parse("ann").expect("a name"), &hello);
+        let joined = w.room.join(w.now, PIN, None, DisplayName::parse("ann").expect("a name"), &hello);
         assert_eq!(joined.is_ok(), good, "{n} tracks");
     }
 }
@@ -520,15 +522,41 @@ fn who_comes_back_takes_the_place_of_the_lost_connection() {
     let mut w = World::new();
     let (ann, _) = w.join("ann");
     let (name, hello) = (DisplayName::parse("bob").expect("a name"), hello());
-    let old = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
+    let old = w.room.join(w.now, PIN, None, name.clone(), &hello).expect("room");
     w.drain();
-    let new = w.room.join(w.now, PIN, name.clone(), &hello).expect("room");
-    assert!(new != old && w.room.len() == 2);
+    let new = w.room.join(w.now, PIN, None, name.clone(), &hello).expect("room");
+    assert!(new == old && w.room.len() == 2, "the same number");
     let outputs = w.drain();
-    assert!(outputs.contains(&Output::Close(old, CloseCode::Goodbye)));
-    assert!(outputs.iter().any(|o| matches!(o, Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Left(l)) }) if *to == ann && l.participant == old.0)));
-    w.room.join(w.now, [6; 32], name, &hello).expect("room");
+    let of = |o: &Output| match o {
+        Output::Control(to, pb::RelayControl { body: Some(body) }) if *to == ann => Some(body.clone()),
+        _ => None,
+    };
+    let told: Vec<_> = outputs.iter().filter_map(of).collect();
+    assert!(
+        matches!(&told[..], [pb::relay_control::Body::Participant(p), ..] if p.id == old.0 && !p.tracks.is_empty()),
+        "the others hear of the new tracks of one who never left: {told:?}"
+    );
+    w.room.join(w.now, [6; 32], None, name, &hello).expect("room");
     assert_eq!(w.room.len(), 3, "another key is another person");
+}
+
+#[test]
+fn who_had_a_number_gets_it_again_and_nobody_gets_that_of_another() {
+    let mut w = World::new();
+    let (name, hello) = (DisplayName::parse("bob").expect("a name"), hello());
+    let mut join = |pin, seat| {
+        let hello = pb::Hello { instance: u64::from(pin), ..hello.clone() };
+        w.room.join(w.now, [pin; 32], seat, name.clone(), &hello).expect("room")
+    };
+    let ids = [(1, None), (2, Some(ParticipantId(70))), (3, Some(ParticipantId(70))), (4, None)]
+        .map(|(pin, seat)| join(pin, seat).0);
+    assert_eq!(ids, [1, 70, 2, 3], "the third is late: its number is taken");
+    let kept = Kept { history: HISTORY, participants: 4096, ..Kept::default() };
+    let mut anew = Room::new(kept);
+    let mut back = |seat| anew.join(w.now, [seat as u8; 32], Some(ParticipantId(seat)), name.clone(), &hello);
+    assert_eq!((back(3), back(70)), (Ok(ParticipantId(3)), Ok(ParticipantId(70))));
+    let new = anew.join(w.now, [9; 32], None, name.clone(), &hello).expect("room");
+    assert_eq!(new.0, 4097, "of one who was never here nobody can have heard");
 }
 
 #[test]
@@ -536,7 +564,7 @@ fn a_full_room_takes_nobody_in() {
     let mut w = World::new();
     (0..MAX_PARTICIPANTS).for_each(|i| drop(w.join(&format!("{i}"))));
     let name = DisplayName::parse("late").expect("a name");
-    assert_eq!(w.room.join(w.now, PIN, name, &hello()), Err(CloseCode::RoomFull));
+    assert_eq!(w.room.join(w.now, PIN, None, name, &hello()), Err(CloseCode::RoomFull));
 }
 
 /// One step of a random call.

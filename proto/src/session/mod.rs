@@ -1,12 +1,14 @@
 //! The client's side of a call: joining, who is there, chat that arrives once and in order, and coming back after a break.
 
 mod clock;
+mod moving;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::clock::ClockSync;
+use self::moving::Moving;
 use self::view::View;
 use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, RoomName, TrackId};
 use crate::units::{Bitrate, MediaTime};
@@ -26,10 +28,14 @@ pub struct Session {
     /// When the connection was lost that is to be mended.
     lost_at: Option<Instant>,
     ever_joined: bool,
-    /// Hellos that did not arrive in time, before the first welcome.
+    /// Hellos that did not arrive in time, or at a relay that went away, before the first welcome.
     unheard: u32,
     me: Option<Me>,
     peers: BTreeMap<ParticipantId, Peer>,
+    /// Those who were here when we came back and were not here yet, and until when they are waited for.
+    missed: BTreeMap<ParticipantId, Instant>,
+    /// The way to the process that takes over from the relay.
+    moving: Option<Moving>,
     chat: Chat,
     view: View,
     clock: ClockSync,
@@ -109,6 +115,13 @@ pub struct ChatLine {
 pub enum Output {
     /// Connect to the relay, then call [`Session::handle_connected`] or [`Session::handle_disconnected`].
     Connect,
+    /// The same beside the connection that there is: another process takes over. Then call [`Session::handle_next_connected`] or
+    /// [`Session::handle_next_disconnected`].
+    ConnectNext,
+    /// Write this to the control stream of the connection beside.
+    NextControl(pb::ClientControl),
+    /// Write this to the chat stream of the connection beside.
+    NextChat(pb::ChatUp),
     /// Write this to the control stream.
     Control(pb::ClientControl),
     /// Write this to the chat stream.
@@ -120,13 +133,22 @@ pub enum Output {
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The room took us in, for the first time or (`gap`: how long there was no connection) again. All peers of
-    /// before have left, those of now follow.
+    /// The room took us in, for the first time or (`gap`: how long there was no connection) again. The tracks of all peers of before have
+    /// ended; those who are here follow, as new or as changed. Who is not here yet is waited for, for some seconds.
     Joined {
         /// Who we are now.
         me: Me,
         /// How long there was no connection; none the first time.
         gap: Option<Duration>,
+    },
+    /// The room took us in on the connection beside, which is the only one of this session from now on. For media the one of before is good
+    /// until `at` on the local media clock, and for some seconds after that what the others have sent on theirs comes. Otherwise as
+    /// [`Event::Joined`].
+    Moved {
+        /// Who we are now.
+        me: Me,
+        /// When everybody begins to send on their new connections.
+        at: MediaTime,
     },
     /// Somebody is here.
     PeerJoined(Peer),
@@ -229,6 +251,8 @@ impl Session {
             media_state: Some(settings.media_state),
             agent: settings.agent,
             instance: settings.instance,
+            participant: 0,
+            seat: Vec::new(),
         };
         Self {
             hello,
@@ -238,6 +262,8 @@ impl Session {
             unheard: 0,
             me: None,
             peers: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            moving: None,
             chat: Chat::default(),
             view: View::default(),
             clock: ClockSync::default(),
@@ -256,11 +282,19 @@ impl Session {
             return;
         }
         self.state = State::Joining;
-        self.control(pb::client_control::Body::Hello(self.hello.clone()));
+        let (hello, chat) = self.introduction();
+        self.output.push_back(Output::Control(hello));
+        self.output.extend(chat.map(Output::Chat));
+    }
+
+    /// What is said first on a connection, on its two streams.
+    fn introduction(&self) -> (pb::ClientControl, impl Iterator<Item = pb::ChatUp> + use<>) {
+        let hello = pb::ClientControl { body: Some(pb::client_control::Body::Hello(self.hello.clone())) };
         let resume = pb::Resume { history: self.chat.history, after_seq: self.chat.last_seq };
-        self.output.push_back(chat_up(pb::chat_up::Body::Resume(resume)));
         let posts: Vec<pb::Post> = self.chat.outbox.iter().cloned().collect();
-        self.output.extend(posts.into_iter().map(|post| chat_up(pb::chat_up::Body::Post(post))));
+        let posts = posts.into_iter().map(pb::chat_up::Body::Post);
+        let chat = std::iter::once(pb::chat_up::Body::Resume(resume)).chain(posts);
+        (hello, chat.map(|body| pb::ChatUp { body: Some(body) }))
     }
 
     /// The connection could not be made or is lost.
@@ -270,8 +304,9 @@ impl Session {
             State::Connecting { attempt } => attempt + 1,
             State::Joining | State::Joined => 1,
         };
-        // The relay is the right one, and the network a bad one.
-        let unheard = matches!(loss, Loss::Closed(CloseCode::HelloTimeout)) && !self.ever_joined;
+        // The relay is the right one, and the network a bad one; or it is just being started anew.
+        let unheard = matches!(loss, Loss::Closed(CloseCode::HelloTimeout | CloseCode::ShuttingDown))
+            && !self.ever_joined;
         self.unheard += u32::from(unheard);
         let end = match &loss {
             Loss::Closed(_) if unheard && self.unheard < MAX_UNHEARD => None,
@@ -281,7 +316,7 @@ impl Session {
             Loss::Network(why) if !self.ever_joined => Some(End::Unreachable(why.clone())),
             Loss::Closed(_) | Loss::Network(_) => None,
         };
-        self.ping_at = None;
+        (self.ping_at, self.moving) = (None, None);
         if let Some(end) = end {
             self.state = State::Over;
             return self.event(Event::Ended(end));
@@ -314,7 +349,9 @@ impl Session {
             Some(Body::Welcome(welcome)) => self.handle_welcome(now, welcome),
             Some(Body::Participant(p)) => {
                 let Some(peer) = peer(p) else { return };
-                if self.peers.len() + 1 >= MAX_PARTICIPANTS && !self.peers.contains_key(&peer.id) {
+                self.missed.remove(&peer.id);
+                let here = self.peers.len() - self.missed.len();
+                if here + 1 >= MAX_PARTICIPANTS && !self.peers.contains_key(&peer.id) {
                     return;
                 }
                 let known = self.peers.insert(peer.id, peer.clone());
@@ -325,10 +362,7 @@ impl Session {
                 }
             }
             Some(Body::Left(left)) => {
-                let id = ParticipantId(left.participant);
-                if self.peers.remove(&id).is_some() {
-                    self.event(Event::PeerLeft(id));
-                }
+                self.forget(ParticipantId(left.participant));
             }
             Some(Body::KeyFrameRequest(request)) => {
                 if let Some(track) = self.own_track(request.track) {
@@ -357,6 +391,8 @@ impl Session {
                 let key = (!next.spki.is_empty()).then_some((next.spki, next.signature));
                 self.event(Event::NextKey(key));
             }
+            Some(Body::Seat(seat)) => self.hello.seat = seat.proof,
+            Some(Body::GoAway(go)) => self.handle_go_away(at, &go),
             None => {}
         }
     }
@@ -414,8 +450,15 @@ impl Session {
         }
         let post = pb::Post { id: id.0.to_vec(), text: text.into() };
         self.chat.outbox.push_back(post.clone());
-        if matches!(self.state, State::Joining | State::Joined) {
-            self.output.push_back(chat_up(pb::chat_up::Body::Post(post)));
+        let post = pb::ChatUp { body: Some(pb::chat_up::Body::Post(post)) };
+        match &self.moving {
+            // The process that goes away stores nothing any more.
+            Some(moving) if moving.has_said_hello() => self.output.push_back(Output::NextChat(post)),
+            Some(_) => {}
+            None if matches!(self.state, State::Joining | State::Joined) => {
+                self.output.push_back(Output::Chat(post))
+            }
+            None => {}
         }
         Ok(())
     }
@@ -460,7 +503,7 @@ impl Session {
         if matches!(self.state, State::Joining | State::Joined) {
             self.control(pb::client_control::Body::Goodbye(pb::Goodbye {}));
         }
-        self.state = State::Over;
+        (self.state, self.moving) = (State::Over, None);
     }
 
     /// Call when the time of [`Self::poll_timeout`] has come. `at` is the media clock's time.
@@ -477,6 +520,12 @@ impl Session {
             self.ping_at = Some(now + if self.pings < FAST_PINGS { FAST_PING } else { SLOW_PING });
         }
         self.tell_view(now);
+        let due = |(id, until): (&ParticipantId, &Instant)| (*until <= now).then_some(*id);
+        let lost: Vec<ParticipantId> = self.missed.iter().filter_map(due).collect();
+        lost.into_iter().for_each(|id| self.forget(id));
+        if let Some(output) = self.moving.as_mut().and_then(|moving| moving.handle_timeout(now)) {
+            self.output.push_back(output);
+        }
     }
 
     /// What to do next, if anything.
@@ -492,7 +541,9 @@ impl Session {
             _ => None,
         };
         let view = self.view.poll_timeout().filter(|_| self.state == State::Joined);
-        [retry, self.ping_at, view].into_iter().flatten().min()
+        let missed = self.missed.values().min().copied();
+        let moving = self.moving.as_ref().and_then(Moving::poll_timeout);
+        [retry, self.ping_at, view, missed, moving].into_iter().flatten().min()
     }
 
     /// What to add to a peer's media time, in microseconds, to get a time of the local media clock; none while it is unknown.
@@ -502,10 +553,20 @@ impl Session {
     }
 
     fn handle_welcome(&mut self, now: Instant, welcome: pb::Welcome) {
-        let Some(you) = welcome.you.filter(|_| self.state == State::Joining) else { return };
+        if self.state != State::Joining {
+            return;
+        }
+        let gap = self.lost_at.take().map(|t| now.saturating_duration_since(t));
+        self.enter(now, welcome, |me| Event::Joined { me, gap });
+    }
+
+    /// The room has taken us in, as `event` tells.
+    fn enter(&mut self, now: Instant, welcome: pb::Welcome, event: impl FnOnce(Me) -> Event) {
+        let Some(you) = welcome.you else { return };
         let Ok(room) = RoomName::parse(&welcome.room) else { return };
         // Who comes back after a break comes back to this room, whatever the relay would choose by then.
         self.hello.room = room.as_str().into();
+        self.hello.participant = you.id;
         let me = Me { room, id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
         self.state = State::Joined;
         // Switched between the hello and now.
@@ -518,18 +579,29 @@ impl Session {
         self.tell_view(now);
         self.ever_joined = true;
         self.me = Some(me.clone());
-        let gone: Vec<ParticipantId> = std::mem::take(&mut self.peers).into_keys().collect();
-        gone.into_iter().for_each(|id| self.event(Event::PeerLeft(id)));
-        let gap = self.lost_at.take().map(|t| now.saturating_duration_since(t));
-        self.event(Event::Joined { me, gap });
+        self.event(event(me));
+        // They have lost the same relay and come back to it one after the other.
+        self.missed = self.peers.keys().map(|id| (*id, now + COMING_BACK)).collect();
         for peer in welcome.others.into_iter().filter_map(peer).take(MAX_PARTICIPANTS - 1) {
-            if self.peers.insert(peer.id, peer.clone()).is_none() {
-                self.event(Event::PeerJoined(peer));
+            // Of a relay that has lost what it kept, the same number may be somebody else now.
+            if self.peers.get(&peer.id).is_some_and(|known| known.name != peer.name) {
+                self.forget(peer.id);
             }
+            self.missed.remove(&peer.id);
+            let known = self.peers.insert(peer.id, peer.clone()).is_some();
+            self.event(if known { Event::PeerChanged(peer) } else { Event::PeerJoined(peer) });
         }
         // The relay may be another process with another clock than before.
         (self.clock, self.published_clock) = (ClockSync::default(), None);
         (self.pings, self.ping_at) = (0, Some(now));
+    }
+
+    /// Somebody is not here any more.
+    fn forget(&mut self, id: ParticipantId) {
+        self.missed.remove(&id);
+        if self.peers.remove(&id).is_some() {
+            self.event(Event::PeerLeft(id));
+        }
     }
 
     /// Tells the others about our clock when that is news to them.
@@ -573,10 +645,6 @@ impl Session {
     }
 }
 
-const fn chat_up(body: pb::chat_up::Body) -> Output {
-    Output::Chat(pb::ChatUp { body: Some(body) })
-}
-
 /// A peer as the relay tells of it; none when its name is none, which no honest relay sends.
 fn peer(p: pb::Participant) -> Option<Peer> {
     let state = p.media_state.unwrap_or_default();
@@ -597,8 +665,10 @@ fn tracks(tracks: &[pb::Track]) -> Vec<(TrackId, pb::TrackKind)> {
 
 /// Messages that may wait for a connection; more would be a sign that nobody will come back.
 pub const MAX_OUTBOX: usize = 100;
-/// So many hellos in a row are late only where no call is possible.
+/// So many hellos in a row are late, or come to a relay that goes away, only where no call is possible.
 const MAX_UNHEARD: u32 = 3;
+/// How long somebody who was here before a break is waited for: some attempts to connect.
+const COMING_BACK: Duration = Duration::from_secs(3);
 /// The first wait before connecting again: a relay that restarts is there again within some milliseconds.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait: who returns from a tunnel should not look at a frozen window for long.

@@ -132,9 +132,100 @@ fn a_wrong_address_ends_the_session_but_a_lost_call_is_mended() {
     drain(&mut s);
     welcome(&mut s, at, 7, &[(2, "eve")]);
     let events = events(&mut s);
-    assert_eq!(events[0], Event::PeerLeft(ParticipantId(2)), "the same number may be somebody else now");
-    assert!(matches!(&events[1], Event::Joined { gap: Some(gap), .. } if *gap == at - now));
+    assert!(matches!(&events[0], Event::Joined { gap: Some(gap), .. } if *gap == at - now));
+    assert_eq!(events[1], Event::PeerLeft(ParticipantId(2)), "the same number may be somebody else now");
     assert!(matches!(&events[2], Event::PeerJoined(p) if p.name.as_str() == "eve"));
+}
+
+#[test]
+fn who_was_here_before_a_break_is_waited_for() {
+    let now = Instant::now();
+    let mut s = Session::new(settings());
+    welcome(&mut s, now, 1, &[(2, "bob"), (3, "eve"), (4, "dan")]);
+    relay(&mut s, now, pb::relay_control::Body::Seat(pb::Seat { proof: vec![7; 32] }));
+    drain(&mut s);
+    s.handle_disconnected(now, Loss::Network("timed out".into()));
+    let at = s.poll_timeout().expect("it tries again");
+    s.handle_timeout(at, MediaTime::default());
+    drain(&mut s);
+    s.handle_connected();
+    let hello = hello(&drain(&mut s));
+    assert_eq!((hello.participant, &hello.seat[..]), (1, &[7; 32][..]), "for the same number");
+    welcome(&mut s, at, 1, &[(2, "bob")]);
+    let told = events(&mut s);
+    assert!(matches!(&told[1..], [Event::PeerChanged(p)] if p.name.as_str() == "bob"), "{told:?}");
+
+    let later = at + Duration::from_millis(200);
+    relay(&mut s, later, pb::relay_control::Body::Participant(participant(3, "eve")));
+    assert_eq!(events(&mut s), [], "as if nothing had been");
+    let mut due = later;
+    while events(&mut s) != [Event::PeerLeft(ParticipantId(4))] {
+        due = s.poll_timeout().expect("somebody is waited for");
+        assert!(due <= at + Duration::from_secs(3));
+        s.handle_timeout(due, MediaTime::default());
+    }
+    assert!(due - at > Duration::from_secs(1));
+    relay(&mut s, due, pb::relay_control::Body::Left(pb::Left { participant: 3, reason: 1 }));
+    assert_eq!(events(&mut s), [Event::PeerLeft(ParticipantId(3))]);
+}
+
+#[test]
+fn another_process_takes_over_without_a_break() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    let at = MediaTime::from_micros(5_000_000);
+    let pong = pb::ClockPong { sent_us: 4_990_000, relay_us: 10_000_000 };
+    s.handle_control(now, at, pb::RelayControl { body: Some(pb::relay_control::Body::ClockPong(pong)) });
+    s.say(ChatId([1; 16]), "before").expect("room");
+    drain(&mut s);
+    let go = pb::relay_control::Body::GoAway(pb::GoAway { at_us: 10_700_000 });
+    let mut go_away = || s.handle_control(now, at, pb::RelayControl { body: Some(go.clone()) });
+    go_away();
+    go_away();
+    assert_eq!(drain(&mut s), [Output::ConnectNext], "once");
+    s.say(ChatId([2; 16]), "while it is made").expect("room");
+    assert_eq!(drain(&mut s), [], "the old process would not store it");
+
+    s.handle_next_disconnected(now);
+    let again = now + Duration::from_secs(1);
+    assert!(s.poll_timeout().is_some_and(|due| due < again));
+    s.handle_timeout(again, at);
+    assert!(drain(&mut s).contains(&Output::ConnectNext), "it tries again");
+    s.handle_next_connected();
+    s.say(ChatId([3; 16]), "on it").expect("room");
+    let outputs = drain(&mut s);
+    let post = |o: &Output| match o {
+        Output::NextChat(pb::ChatUp { body: Some(pb::chat_up::Body::Post(p)) }) => Some(p.id[0]),
+        _ => None,
+    };
+    assert!(
+        matches!(&outputs[0], Output::NextControl(pb::ClientControl { body: Some(pb::client_control::Body::Hello(h)) }) if h.participant == 1)
+    );
+    assert_eq!(outputs.iter().filter_map(post).collect::<Vec<_>>(), [1, 2, 3]);
+
+    // The one of before still tells of the room.
+    relay(&mut s, again, pb::relay_control::Body::Participant(participant(3, "eve")));
+    assert!(matches!(&events(&mut s)[..], [Event::PeerJoined(_)]));
+    let welcome = pb::Welcome {
+        you: Some(participant(1, "ann")),
+        others: vec![participant(2, "bob")],
+        room: "lobby".into(),
+    };
+    s.handle_next_control(again, pb::RelayControl { body: Some(pb::relay_control::Body::Welcome(welcome)) });
+    let outputs = drain(&mut s);
+    let told: Vec<&Event> =
+        outputs.iter().filter_map(|o| if let Output::Event(e) = o { Some(e) } else { None }).collect();
+    let when = MediaTime::from_micros(5_695_000);
+    assert!(
+        matches!(&told[..], [Event::Moved { me, at }, Event::PeerChanged(_)] if me.id.0 == 1 && at.micros_since(when).abs() < 10),
+        "{told:?}"
+    );
+    let clock = |o: &Output| {
+        matches!(o, Output::Control(pb::ClientControl { body: Some(pb::client_control::Body::Clock(_)) }))
+    };
+    assert!(outputs.iter().any(clock), "whose clock is known already");
+    s.say(ChatId([4; 16]), "after").expect("room");
+    assert_eq!(posts(&drain(&mut s)), [4]);
 }
 
 #[test]

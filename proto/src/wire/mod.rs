@@ -52,6 +52,15 @@
 //! signature, stores the next pin beside the present one and says so (`NextKeyStored`). It accepts either from then on; once it
 //! has met the relay with the next key, the old one is no longer good.
 //!
+//! # Coming back, and moving
+//! After the welcome a client is told a proof of its number (`Seat`). In the hello of a later connection to the same room it shows
+//! number and proof, and gets the number again if nobody has it. The frames of its tracks count on, however the tracks are numbered
+//! then, so who hears it goes on as after any other loss.
+//!
+//! `GoAway` says that another process of the relay serves at the same address from now on. The client connects there at once, keeps
+//! this connection for its media until the time that is named, and listens to both for two seconds after that. This connection takes
+//! no posts any more; the client repeats on the new one what was not acknowledged.
+//!
 //! # Media datagrams
 //! One QUIC datagram carries one fragment of one frame, or repairs some. Big endian:
 //!

@@ -148,7 +148,7 @@ impl World {
                     subscriptions: Some(pb::Subscriptions { audio: hears, video: sees }),
                     ..pb::Hello::default()
                 };
-                if let Ok(id) = self.room.join(self.now, [instance % 4; 32], name, &hello) {
+                if let Ok(id) = self.room.join(self.now, [instance % 4; 32], None, name, &hello) {
                     let (egress, tracks) = (Egress::default(), Vec::new());
                     let receiver = Receiver {
                         egress,

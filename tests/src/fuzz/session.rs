@@ -14,6 +14,10 @@ use vchat_proto::wire::pb;
 #[derive(Arbitrary, Debug)]
 enum Step {
     Connected,
+    NextConnected,
+    NextLost,
+    GoAway(u64),
+    NextWelcome { you: u8, others: [u8; 3] },
     Closed(u8),
     NetworkLost,
     Welcome { you: u8, others: [u8; 3] },
@@ -70,6 +74,11 @@ pub fn session(data: &[u8]) {
         match step {
             Step::Pass(more) => ms += u64::from(more),
             Step::Connected => session.handle_connected(),
+            Step::NextConnected => session.handle_next_connected(),
+            Step::NextLost => session.handle_next_disconnected(now),
+            Step::NextWelcome { you, others } => {
+                session.handle_next_control(now, pb::RelayControl { body: Some(welcome(you, others)) });
+            }
             Step::Closed(code) => {
                 promises.connection = false;
                 let code = CloseCode::ALL[usize::from(code) % CloseCode::ALL.len()];
@@ -115,18 +124,9 @@ pub fn session(data: &[u8]) {
 fn take(session: &mut Session, now: Instant, at: MediaTime, step: Step, id: u8) {
     use pb::chat_down::Body as Chat;
     use pb::relay_control::Body as Control;
-    let participant = |id: u8| pb::Participant {
-        id: id.into(),
-        name: "peer".into(),
-        tracks: vec![pb::Track { id: id.into(), kind: pb::TrackKind::Camera.into() }],
-        ..pb::Participant::default()
-    };
     let control = match step {
-        Step::Welcome { others, .. } => Some(Control::Welcome(pb::Welcome {
-            you: Some(participant(id)),
-            others: others.map(participant).into(),
-            room: "r".into(),
-        })),
+        Step::Welcome { others, .. } => Some(welcome(id, others)),
+        Step::GoAway(at_us) => Some(Control::GoAway(pb::GoAway { at_us })),
         Step::Participant { id, nameless, offset_us, error_us } => {
             let name = if nameless { String::new() } else { "peer".into() };
             let clock = Some(pb::Clock { offset_us, error_us });
@@ -181,6 +181,23 @@ fn take(session: &mut Session, now: Instant, at: MediaTime, step: Step, id: u8) 
     }
 }
 
+fn participant(id: u8) -> pb::Participant {
+    pb::Participant {
+        id: id.into(),
+        name: "peer".into(),
+        tracks: vec![pb::Track { id: id.into(), kind: pb::TrackKind::Camera.into() }],
+        ..pb::Participant::default()
+    }
+}
+
+fn welcome(you: u8, others: [u8; 3]) -> pb::relay_control::Body {
+    pb::relay_control::Body::Welcome(pb::Welcome {
+        you: Some(participant(you)),
+        others: others.map(participant).into(),
+        room: "r".into(),
+    })
+}
+
 impl Promises {
     fn check(&mut self, session: &mut Session) {
         while let Some(output) = session.poll_output() {
@@ -190,7 +207,8 @@ impl Promises {
                     self.connection = true;
                 }
                 Output::Event(event) => self.event(event, session),
-                Output::Control(_) | Output::Chat(_) => {}
+                Output::ConnectNext => assert!(self.connection && !self.over, "a connection beside none"),
+                Output::Control(_) | Output::Chat(_) | Output::NextControl(_) | Output::NextChat(_) => {}
             }
         }
     }
@@ -216,6 +234,7 @@ impl Promises {
                 self.over = true;
             }
             Event::Joined { .. }
+            | Event::Moved { .. }
             | Event::RefreshRequested(..)
             | Event::TrackWanted(..)
             | Event::TrackLimited(..)

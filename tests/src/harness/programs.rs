@@ -1,10 +1,12 @@
 //! Relays and clients, as a user would start them.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,6 +21,8 @@ pub struct Relay {
     address: SocketAddr,
     state: TempDir,
     options: Vec<String>,
+    /// The process that has taken over from the one that was started here.
+    successor: Option<Successor>,
 }
 
 impl Relay {
@@ -32,7 +36,7 @@ impl Relay {
         let state = tempfile::Builder::new().prefix("vchat-relay").tempdir()?;
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
         let (process, address) = relay(([127, 0, 0, 1], 0).into(), state.path(), &options)?;
-        Ok(Self { process, address, state, options })
+        Ok(Self { process, address, state, options, successor: None })
     }
 
     /// The relay's process, for what it prints.
@@ -85,6 +89,13 @@ impl Relay {
         self.process.terminate()
     }
 
+    /// Lets another process take over, as `vchatd restart` does. The one before goes on for some seconds.
+    pub fn hand_over(&mut self) -> anyhow::Result<()> {
+        let pid = self.ask(&["restart"])?["pid"].as_i64().context("no process id")?;
+        self.successor = Some(Successor::new(i32::try_from(pid)?)?);
+        Ok(())
+    }
+
     /// Starts it again on the same port when it has ended, with the same key if that is still there.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         (self.process, self.address) = relay(self.address, self.state.path(), &self.options)?;
@@ -107,6 +118,24 @@ impl Relay {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+}
+
+/// A process that the harness has not started itself; killed when dropped.
+#[derive(Debug)]
+struct Successor(OwnedFd);
+
+impl Successor {
+    fn new(pid: i32) -> anyhow::Result<Self> {
+        let pid = Pid::from_raw(pid).context("no process id")?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty()).context("the process that took over is gone")?))
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Fails only when it has ended.
+        pidfd_send_signal(&self.0, Signal::KILL).unwrap_or_default();
     }
 }
 

@@ -321,6 +321,9 @@ impl Client {
                     }
                 }
                 Output::Event(event) => self.event(start + now, now, event, clocks),
+                Output::ConnectNext | Output::NextControl(_) | Output::NextChat(_) => {
+                    panic!("this relay has no successor")
+                }
             }
         }
         let Some(connection) = connection else { return };
@@ -341,12 +344,17 @@ impl Client {
     fn event(&mut self, at: Instant, now: Duration, event: Event, clocks: &BTreeMap<String, MediaTime>) {
         match event {
             Event::Joined { me, .. } => {
-                assert!(self.others.is_empty(), "all of before have left: {:?}", self.others);
                 self.joins.push(now);
                 self.source.begin(&me);
                 self.me = Some(me);
             }
-            Event::PeerJoined(peer) => self.peer(at, now, &peer, clocks),
+            Event::PeerJoined(peer) => {
+                let name = peer.name.as_str();
+                assert!(self.others.insert(peer.id, name.into()).is_none(), "{name} joined twice");
+                self.peer(at, now, &peer, clocks);
+            }
+            // Their tracks are others after a break.
+            Event::PeerChanged(peer) => self.peer(at, now, &peer, clocks),
             Event::PeerLeft(id) => {
                 self.video.retain(|_, (from, _)| *from != id);
                 self.audio.retain(|_, (from, _)| *from != id);
@@ -361,17 +369,22 @@ impl Client {
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
             Event::ChatRefused(id, why) => panic!("the relay refused {id}: {why:?}"),
-            Event::PeerChanged(_) | Event::Reconnecting(_) | Event::NextKey(_) | Event::Audience { .. } => {}
+            Event::Reconnecting(_) | Event::NextKey(_) | Event::Audience { .. } => {}
+            Event::Moved { .. } => panic!("this relay has no successor"),
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }
     }
 
     fn peer(&mut self, at: Instant, now: Duration, peer: &Peer, clocks: &BTreeMap<String, MediaTime>) {
         let name = peer.name.as_str();
-        assert!(self.others.insert(peer.id, name.into()).is_none(), "{name} joined twice");
+        let is_theirs = |track: &TrackId| peer.tracks.iter().any(|(t, _)| t == track);
+        self.video.retain(|track, (from, _)| *from != peer.id || is_theirs(track));
+        self.audio.retain(|track, (from, _)| *from != peer.id || is_theirs(track));
         let zero_us = clocks.get(name).map_or(0, |clock| -(clock.as_micros() as i64));
         for &(track, kind) in &peer.tracks {
             match kind_of(kind) {
+                MediaKind::Video if self.video.contains_key(&track) => {}
+                MediaKind::Audio if self.audio.contains_key(&track) => {}
                 MediaKind::Video => {
                     let video = Video::new(name, zero_us, -(self.clock.as_micros() as i64));
                     self.video.insert(track, (peer.id, video));

@@ -49,6 +49,14 @@ impl Relay {
             let connected = !cut[connections[i].client];
             if connected && connections[i].relay_open {
                 self.receive(start + now, now, &mut connections[i]);
+                // Who comes back has the number of the connection that was lost.
+                let id = connections[i].participant;
+                for (_, old) in connections.iter_mut().enumerate().filter(|(at, _)| *at != i) {
+                    if id.is_some() && old.participant == id {
+                        old.close_from_relay(now, Loss::Closed(CloseCode::Goodbye));
+                        old.participant = None;
+                    }
+                }
             }
             while !connected && connections[i].up.poll_datagram(now).is_some() {}
             if connections[i].closed_by_client.is_some_and(|at| at <= now) && connections[i].relay_open {
@@ -126,7 +134,7 @@ impl Relay {
     fn admit(&mut self, at: Instant, now: Duration, connection: &mut Connection, hello: &pb::Hello) {
         let pin = [u8::try_from(connection.client).unwrap_or(u8::MAX); 32];
         let name = DisplayName::parse(&hello.name).unwrap_or_else(|e| panic!("a client's name: {e}"));
-        match self.room.join(at, pin, name, hello) {
+        match self.room.join(at, pin, None, name, hello) {
             Ok(id) => connection.participant = Some(id),
             Err(code) => connection.close_from_relay(now, Loss::Closed(code)),
         }
