@@ -35,6 +35,9 @@ pub const ALPN_PAIR: &[u8] = b"vchat-pair/1";
 /// The application protocol in which an administrator's device asks for invites.
 pub const ALPN_ADMIN: &[u8] = b"vchat-admin/1";
 
+/// The application protocol in which a device reads the old chat of rooms without being there.
+pub const ALPN_HISTORY: &[u8] = b"vchat-history/1";
+
 /// What a client wants of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -44,10 +47,12 @@ pub enum Purpose {
     Pair,
     /// To invite others.
     Admin,
+    /// To read what was written in a room.
+    History,
 }
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Call, Self::Pair, Self::Admin];
+    const ALL: [Self; 4] = [Self::Call, Self::Pair, Self::Admin, Self::History];
 
     /// The protocol that a client offers for this purpose.
     #[must_use]
@@ -56,6 +61,7 @@ impl Purpose {
             Self::Call => ALPN,
             Self::Pair => ALPN_PAIR,
             Self::Admin => ALPN_ADMIN,
+            Self::History => ALPN_HISTORY,
         }
     }
 

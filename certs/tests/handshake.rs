@@ -133,7 +133,7 @@ async fn a_downgrade_to_another_protocol_or_none_is_refused() {
 
 #[tokio::test]
 async fn a_client_gets_the_protocol_of_its_purpose_and_no_other() {
-    for purpose in [Purpose::Call, Purpose::Pair, Purpose::Admin] {
+    for purpose in [Purpose::Call, Purpose::Pair, Purpose::Admin, Purpose::History] {
         let (client, _refused) =
             client_config(&identity(), ServerTrust::FirstUse, purpose).expect("a configuration");
         let (at_client, at_relay) = meet(client, server_config(&identity()).expect("a configuration")).await;
@@ -150,8 +150,8 @@ async fn a_client_gets_the_protocol_of_its_purpose_and_no_other() {
     at_client.expect_err("refused");
     at_relay.expect_err("refused");
     assert_eq!(Purpose::of_alpn(b"h3"), None);
-    let names = [Purpose::Call, Purpose::Pair, Purpose::Admin].map(Purpose::alpn);
-    assert_eq!(names, [&b"vchat/1"[..], b"vchat-pair/1", b"vchat-admin/1"]);
+    let names = [Purpose::Call, Purpose::Pair, Purpose::Admin, Purpose::History].map(Purpose::alpn);
+    assert_eq!(names, [&b"vchat/1"[..], b"vchat-pair/1", b"vchat-admin/1", b"vchat-history/1"]);
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ fn act(scene: &mut Scene, action: Action) {
             });
             scene.chat = chat.into();
         }
-        Action::Quit => {}
+        Action::ReadBack | Action::Quit => {}
     }
     if let Some(me) = scene.tiles.iter_mut().find(|t| t.me) {
         (me.muted, me.camera_off) = (scene.me.muted, scene.me.camera_off);

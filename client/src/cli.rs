@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use vchat_certs::authority::{Authority, AuthorityError};
 use vchat_certs::code::Code;
 use vchat_certs::invite::{Link, LinkError};
@@ -28,6 +28,7 @@ use crate::video::encoder::Kind;
         vchat-client --relay relay.example.org --name Ann     every time after that\n  \
         vchat-client --relay auto                             the relay of this local network\n  \
         vchat-client pair --relay HOST --code 4-1234-5678     pair by a spoken code\n  \
+        vchat-client history --relay HOST --room team         what was written there\n  \
         vchat-client --relay localhost --camera test --mic tone\n\n\
         Keys in the window: M mute, V camera, C chat panel, S statistics, Enter write, F1 help, Q quit.\n\
         Exit codes: 0 ok, 2 wrong usage, 3 relay not reachable, 4 not paired, refused or another key than known,\n\
@@ -86,6 +87,29 @@ enum Sub {
         #[arg(long)]
         admin: bool,
         /// One JSON object: link, code, expires
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        dirs: DirArgs,
+    },
+    /// Print what was written in a room, without joining it
+    #[command(after_help = "Examples:\n  \
+        vchat-client history --relay relay.example.org\n  \
+        vchat-client history --relay relay.example.org --room team --before 1200 --limit 500 --json")]
+    History {
+        /// The relay; `auto`: the one on this local network [port default: 4433] [env: VCHAT_RELAY]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        relay: Option<Target>,
+        /// The room [default: the one of the invite, or else lobby]
+        #[arg(long, value_name = "ROOM", value_parser = room)]
+        room: Option<RoomName>,
+        /// Lines before the one with this number [default: the newest]
+        #[arg(long, value_name = "N")]
+        before: Option<u64>,
+        /// How many lines
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=MAX_LINES))]
+        limit: u32,
+        /// One JSON array: seq, sent, name, text of each line
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -176,6 +200,8 @@ pub enum Task {
     Call(Box<Config>),
     /// Pair with a relay.
     Pair(Box<PairConfig>),
+    /// Read what was written in a room.
+    History(Box<HistoryConfig>),
     /// List devices.
     Devices {
         /// As JSON.
@@ -213,6 +239,25 @@ pub struct InviteConfig {
     pub code: bool,
     /// The device may invite others.
     pub admin: bool,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// Where the identity is kept.
+    pub config_dir: PathBuf,
+    /// Where known relays are kept.
+    pub state_dir: PathBuf,
+}
+
+/// A checked wish to read what was written in a room.
+#[derive(Clone, Debug)]
+pub struct HistoryConfig {
+    /// Where the relay is.
+    pub relay: Target,
+    /// The room; none for the one that the relay chooses.
+    pub room: Option<RoomName>,
+    /// Lines with smaller numbers; none for the newest.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
     /// Whether to print JSON.
     pub json: bool,
     /// Where the identity is kept.
@@ -303,6 +348,12 @@ impl Cli {
                 let config =
                     InviteConfig { relay, rooms, uses, ttl_s: ttl, code, admin, json, config_dir, state_dir };
                 return Ok(Task::Invite(Box::new(config)));
+            }
+            Some(Sub::History { relay, room, before, limit, json, dirs }) => {
+                let relay = relay.map_or_else(from_environment, Ok)?;
+                let (config_dir, state_dir) = dirs.resolve()?;
+                let config = HistoryConfig { relay, room, before, limit, json, config_dir, state_dir };
+                return Ok(Task::History(Box::new(config)));
             }
             None => {}
         }
@@ -464,6 +515,8 @@ fn user_name() -> DisplayName {
 
 const NO_RELAY: &str =
     "no relay: say where to call, as in --relay HOST (or set VCHAT_RELAY), or open an invite link";
+/// As many lines as a relay keeps of a room unless it is told otherwise.
+const MAX_LINES: i64 = 100_000;
 /// Below this even the smallest picture is unreadable.
 const MIN_BPS: f64 = 50e3;
 /// What a relay takes from one participant.
@@ -565,6 +618,21 @@ mod tests {
         assert!(config.json && !config.code && !config.admin);
         assert!(task(&["invite", "--relay", "h", "--ttl", "soon"]).is_err());
         assert!(task(&["invite", "--relay", "h", "--code", "--uses", "2"]).is_err());
+    }
+
+    #[test]
+    fn history_is_of_the_newest_lines_unless_told_otherwise() {
+        let history = |args: &[&str]| match task(&[&["history", "--relay", "h"], args].concat()) {
+            Ok(Task::History(config)) => Ok((config.room, config.before, config.limit, config.json)),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!(history(&[]), Ok((None, None, 100, false)));
+        let team = RoomName::parse("team").ok();
+        let asked = history(&["--room", "team", "--before", "7", "--limit", "500", "--json"]);
+        assert_eq!(asked, Ok((team, Some(7), 500, true)));
+        for wrong in [["--limit", "0"], ["--limit", "100001"], ["--before", "-1"], ["--room", " "]] {
+            assert!(history(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

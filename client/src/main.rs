@@ -52,6 +52,19 @@ fn main() -> ExitCode {
             }
             Err(e) => fail(code(&e), &e),
         },
+        Task::History(config) => match net::history(&config) {
+            Ok(read) => {
+                let (text, hint) = read.show(config.json);
+                if !text.is_empty() {
+                    say(&text);
+                }
+                if !hint.is_empty() {
+                    eprintln!("{hint}");
+                }
+                ExitCode::SUCCESS
+            }
+            Err(e) => fail(code(&e), &e),
+        },
         Task::Devices { json } => {
             say(&devices::list(json));
             ExitCode::SUCCESS
@@ -59,7 +72,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit code of a failed pairing.
+/// The exit code where something was asked of a relay without a call.
 const fn code(error: &PairError) -> u8 {
     match error {
         PairError::Unreachable(..) => 3,

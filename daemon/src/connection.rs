@@ -18,10 +18,13 @@ use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::DatagramError;
 use vchat_proto::wire::framing::{Deframer, frame};
 use vchat_proto::wire::hop::{Packet, Report};
-use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_CLIENT_MESSAGE, MAX_HELLO, MAX_HISTORY, MEDIA_RATE};
+use vchat_proto::wire::limits::{
+    HELLO_TIMEOUT, MAX_CLIENT_MESSAGE, MAX_HELLO, MAX_HISTORY, MAX_MESSAGE, MEDIA_RATE,
+};
 use vchat_proto::wire::{STREAM_CHAT, STREAM_CONTROL, pb};
 
 use crate::admin;
+use crate::history;
 use crate::keys::{self, Shown};
 use crate::outbox::{self, Inbox, Outbox};
 use crate::pairing::{self, Desk};
@@ -48,15 +51,15 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
             let desk = Desk { registry: shared.registry.clone(), relay, keys: shared.keys.clone() };
             attempt.settle(pairing::serve(&connection, pin, &desk).await);
         }
-        Some(purpose @ (Purpose::Call | Purpose::Admin)) => {
+        Some(purpose @ (Purpose::Call | Purpose::Admin | Purpose::History)) => {
             let entry = shared.members.enter(pin, &connection);
             match admit(pin, shared).await {
                 Ok(device) => {
                     attempt.settle(Outcome::Member);
-                    if purpose == Purpose::Admin {
-                        admin::serve(&connection, &device, shared).await;
-                    } else {
-                        call(connection, device, relay, shared).await;
+                    match purpose {
+                        Purpose::Admin => admin::serve(&connection, &device, shared).await,
+                        Purpose::History => history::serve(&connection, &device, shared).await,
+                        Purpose::Call | Purpose::Pair => call(connection, device, relay, shared).await,
                     }
                 }
                 Err(code) => {
@@ -209,16 +212,9 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
         Err(End::Connection) => return Err(Gone::Connection),
     };
     deframer.set_limit(MAX_CLIENT_MESSAGE);
-    let bad_name = |_| Gone::Refused(CloseCode::BadName);
-    if hello.room.is_empty() {
-        hello.room = device.rooms.first().map_or(LOBBY, RoomName::as_str).into();
-    }
-    let room_name = RoomName::parse(&hello.room).map_err(bad_name)?;
-    if !device.may_enter(&room_name) {
-        return Err(Gone::Refused(CloseCode::OtherRoom));
-    }
+    let room_name = room_of(&device, &hello.room).map_err(Gone::Refused)?;
     hello.room = room_name.as_str().into();
-    let name = DisplayName::parse(&hello.name).map_err(bad_name)?;
+    let name = DisplayName::parse(&hello.name).map_err(|_| Gone::Refused(CloseCode::BadName))?;
     if shared.settings.borrow().trust_on_first_use {
         let (pin, name) = (device.pin, name.clone());
         shared.registry.tell(move |l| drop(l.name_newcomer(pin, &name)));
@@ -256,6 +252,14 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
             Err(_) => tokio::task::yield_now().await,
         }
     }
+}
+
+/// The room that a device asks for, or that it is for when it names none, if the device may be there.
+pub(crate) fn room_of(device: &Device, named: &str) -> Result<RoomName, CloseCode> {
+    let default = || device.rooms.first().map_or(LOBBY, RoomName::as_str);
+    let room = RoomName::parse(if named.is_empty() { default() } else { named });
+    let room = room.map_err(|_| CloseCode::BadName)?;
+    if device.may_enter(&room) { Ok(room) } else { Err(CloseCode::OtherRoom) }
 }
 
 /// Carries everything between the connection and the room until one of them ends.
@@ -465,8 +469,8 @@ async fn stream_type(stream: &mut RecvStream) -> Result<u8, Gone> {
 const LOBBY: &str = "lobby";
 /// Bytes for a join to a full room: the welcome of 40 kB, and some 800 changes of the others.
 const CONTROL_QUEUE: usize = 160 * 1024;
-/// Bytes for the whole history, and as many as three members may post at once when they come back.
-const CHAT_QUEUE: usize = MAX_HISTORY + 3 * 32 * 1024;
+/// Bytes for the whole history, a page of what is older, and as many as three members may post at once when they come back.
+const CHAT_QUEUE: usize = MAX_HISTORY + MAX_MESSAGE + 3 * 32 * 1024;
 /// A second of several people's video.
 const MEDIA_QUEUE: usize = 1024;
 /// Reports that wait for the task that sends: it reads them at once, and each tells more than those before it.

@@ -17,6 +17,7 @@ pub mod config;
 mod connection;
 pub mod control;
 pub mod handover;
+mod history;
 mod keys;
 mod lan;
 mod members;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use vchat_proto::cc::Loss;
 use vchat_proto::hop::Refresh;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName, TrackId};
-use vchat_proto::room::{Kept, Output, Room};
+use vchat_proto::room::{Kept, Older, Output, Room};
 use vchat_proto::units::Bitrate;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::{Media, MediaHeader};
@@ -78,6 +79,17 @@ struct Shelf {
     name: RoomName,
     /// Overflow: there is none, a room waits for fewer.
     receipts: mpsc::Sender<Receipt>,
+    /// Pages that are being read, at most one for each participant.
+    pages: JoinSet<(ParticipantId, Older, Option<Kept>)>,
+}
+
+impl Shelf {
+    /// Reads a page in its own time: neither the room nor the archive waits for the other.
+    fn read(&mut self, to: ParticipantId, older: Older) {
+        let (archive, name) = (self.archive.clone(), self.name.clone());
+        let page = async move { archive.page(name, older.before, older.lines()).await };
+        self.pages.spawn(async move { (to, older, page.await.ok()) });
+    }
 }
 
 /// Runs a room until it has been empty for [`LINGER`], or is the one that has been empty longest when there are too many.
@@ -88,7 +100,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
     let kept = kept.unwrap_or_else(|Failed| Kept { history: random(), ..Kept::default() });
     let mut room = Room::new(kept);
     let (receipts, mut stored) = mpsc::channel(MAX_PENDING);
-    let shelf = Shelf { archive, name: name.clone(), receipts };
+    let mut shelf = Shelf { archive, name: name.clone(), receipts, pages: JoinSet::new() };
     let mut links: BTreeMap<ParticipantId, Link> = BTreeMap::new();
     let mut empty_since = Instant::now();
     loop {
@@ -99,12 +111,17 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
             // Before the commands, of which there may always be one more.
             () = sleep_until(timeout) => {
                 room.handle_timeout(Instant::now());
-                deliver(&mut room, &mut links, &shelf);
+                deliver(&mut room, &mut links, &mut shelf);
                 continue;
             }
             Some(Receipt { author, id, stored }) = stored.recv() => {
                 room.handle_stored(author, id, stored);
-                deliver(&mut room, &mut links, &shelf);
+                deliver(&mut room, &mut links, &mut shelf);
+                continue;
+            }
+            Some(Ok((to, older, found))) = shelf.pages.join_next() => {
+                room.handle_page(to, older, found);
+                deliver(&mut room, &mut links, &mut shelf);
                 continue;
             }
             command = commands.recv() => command,
@@ -117,7 +134,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
         }
         let occupied = !room.is_empty();
         handle(&mut room, &mut links, command);
-        deliver(&mut room, &mut links, &shelf);
+        deliver(&mut room, &mut links, &mut shelf);
         if occupied && room.is_empty() {
             empty_since = Instant::now();
         }
@@ -174,7 +191,7 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
 }
 
 /// Carries everything that the room has to say to the connections.
-fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, shelf: &Shelf) {
+fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, shelf: &mut Shelf) {
     let mut slow = Vec::new();
     // What is said to everybody is encoded, and kept while it waits, once.
     let mut said: Option<(pb::ChatDown, Bytes)> = None;
@@ -185,6 +202,7 @@ fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, shelf: &S
                     drop(link.media.try_send(ToReceiver::Media(header, body)));
                 }
             }
+            Output::Page(to, older) => shelf.read(to, older),
             Output::Store(post) => shelf.archive.store(&shelf.name, post, &shelf.receipts),
             Output::VideoWanted(to, rate) => {
                 if let Some(link) = links.get(&to) {

@@ -17,7 +17,9 @@ use vchat_certs::pin::Pin;
 use vchat_certs::tls::Purpose;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::frame;
-use vchat_proto::wire::limits::{HELLO_TIMEOUT, MAX_HELLO, MAX_PAIRING, MEDIA_RATE, PAIRING_TIMEOUT};
+use vchat_proto::wire::limits::{
+    HELLO_TIMEOUT, MAX_HELLO, MAX_PAIRING, MEDIA_RATE, PAGE_RATE, PAIRING_TIMEOUT,
+};
 use vchat_proto::wire::{STREAM_CONTROL, pb};
 use vchatd::control::{Invite, Request};
 
@@ -197,6 +199,66 @@ async fn a_member_or_a_stranger_who_asks_for_invites_is_refused() {
         assert_eq!(code(&line.connection).await, code_expected);
     }
     assert_eq!(relay.ask(Request::Invites).await.expect("told")["links"], 0);
+}
+
+// ---- Old chat ----
+
+#[tokio::test]
+async fn old_chat_is_read_only_by_devices_that_may_be_in_the_room() {
+    let relay = Relay::start().await;
+    let bound = identity();
+    let link = link_of(&relay.invite(Invite { rooms: vec!["team".into()], ..invite() }).await);
+    pair_by_link(relay.addr, &bound, &link).await.expect("paired");
+    for (who, room, expected) in [
+        (relay.device().await, "lobby", None),
+        (bound.clone(), "", None),
+        (bound.clone(), "lobby", Some(CloseCode::OtherRoom)),
+        (bound, "\u{202e}", Some(CloseCode::BadName)),
+        (identity(), "lobby", Some(CloseCode::NotPaired)),
+    ] {
+        let line = connect(relay.addr, &who, Purpose::History).await.expect("a connection");
+        let page = async {
+            let mut stream = Stream::open(&line.connection).await?;
+            let older = Some(pb::Older { before: u64::MAX, limit: 0 });
+            let body = pb::history_up::Body::Older(pb::OlderOf { room: room.into(), older });
+            stream.send(&pb::HistoryUp { body: Some(body) }).await?;
+            stream.receive::<pb::HistoryDown>().await?.body
+        };
+        let page = page.await;
+        assert_eq!(page.is_some(), expected.is_none(), "{room}: {page:?}");
+        if let Some(expected) = expected {
+            assert_eq!(code(&line.connection).await, expected, "{room}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn old_chat_is_read_at_the_relays_pace_and_others_write_meanwhile() {
+    let relay = Relay::start().await;
+    let (ann, eve) = (relay.device().await, relay.device().await);
+    let writer = Guest::join(relay.addr, &ann, "lobby").await.expect("a member");
+    let mut chat = writer.chat().await;
+    let chat_up = |body| pb::ChatUp { body: Some(body) };
+    chat.send(&chat_up(pb::chat_up::Body::Resume(pb::Resume::default()))).await.expect("sent");
+    let line = connect(relay.addr, &eve, Purpose::History).await.expect("a connection");
+    let mut reader = Stream::open(&line.connection).await.expect("a stream");
+    let older = Some(pb::Older { before: u64::MAX, limit: 0 });
+    let body = pb::history_up::Body::Older(pb::OlderOf { room: String::new(), older });
+    let (begun, pages) = (Instant::now(), PAGE_RATE.1 + PAGE_RATE.0 / 2);
+    for _ in 0..pages {
+        reader.send(&pb::HistoryUp { body: Some(body.clone()) }).await.expect("sent");
+    }
+    let post = pb::Post { id: vec![1; 16], text: "hi".into() };
+    chat.send(&chat_up(pb::chat_up::Body::Post(post))).await.expect("sent");
+    while !matches!(
+        chat.receive::<pb::ChatDown>().await.expect("the chat goes on").body,
+        Some(pb::chat_down::Body::Ack(_))
+    ) {}
+    for _ in 0..pages {
+        reader.receive::<pb::HistoryDown>().await.expect("each is answered");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(450), "half a second's after those at once");
+    assert!(writer.is_here());
 }
 
 // ---- Links ----

@@ -74,6 +74,51 @@ fn two_windows_show_the_other_side_and_obey_the_keyboard() -> anyhow::Result<()>
     Ok(())
 }
 
+#[test]
+fn chat_is_scrolled_back_to_its_beginning() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    call.write_lines(LINES)?;
+    let anns = Xvfb::start(1280, 800)?;
+    let mut ann = Process::spawn(call.client("ann", "--display window")?.env("DISPLAY", anns.display()))?;
+    let window = anns.wait_for_window("lobby")?;
+    ann.wait_for_event("the last line", |e| e["event"] == "chat" && e["seq"] == LINES)?;
+    anns.focus(&window)?;
+    let newest = messages(&anns, &window)?;
+    let pages = |ann: &Process| -> Vec<serde_json::Value> {
+        ann.events().into_iter().filter(|e| e["event"] == "chat-page").collect()
+    };
+    wait_until("the first line", || {
+        anns.press(&[keys::PAGE_UP])?;
+        Ok(pages(&ann).last().is_some_and(|page| page["more"] == false))
+    })?;
+    // What the relay had at hand came by itself; before that each line comes once and in order.
+    let seqs = |e: &serde_json::Value| -> Vec<u64> {
+        e["lines"].as_array().into_iter().flatten().filter_map(|l| l["seq"].as_u64()).collect()
+    };
+    let read: Vec<u64> = pages(&ann).iter().rev().flat_map(seqs).collect();
+    let at_hand = ann.events().iter().filter(|e| e["event"] == "chat").count() as u64;
+    assert_eq!(read, (1..=LINES - at_hand).collect::<Vec<_>>());
+
+    // To the very top, where nothing moves any more, not even by what others write.
+    let top = |anns: &Xvfb| anns.press(&[keys::PAGE_UP; 5]).and_then(|()| messages(anns, &window));
+    let mut shown = top(&anns)?;
+    wait_until("the top", || {
+        let last = std::mem::replace(&mut shown, top(&anns)?);
+        Ok(shown == last && shown != newest)
+    })?;
+    if let Some(path) = std::env::var_os("VCHAT_SCREENSHOT") {
+        anns.screenshot_of(&window)?.save_png(std::path::Path::new(&path))?;
+    }
+    let mut bob = call.join("bob", "")?;
+    bob.send_line("something new")?;
+    ann.wait_for_event("Bob's line", |e| e["event"] == "chat" && e["text"] == "something new")?;
+    anns.press(&[keys::PAGE_UP])?;
+    assert!(messages(&anns, &window)? == shown, "what is being read moved");
+    anns.type_text("q")?;
+    assert_eq!(ann.wait()?.code(), Some(0));
+    Ok(())
+}
+
 /// Waits until a window shows a picture with a stamp that can be read, of another moment than the one given.
 fn wait_for_picture(display: &Xvfb, window: &Window, other_than: Option<Stamp>) -> anyhow::Result<Stamp> {
     let mut seen = Vec::new();
@@ -137,6 +182,8 @@ fn stamp_at(stride: usize, luma: &[u8], (x, y): (usize, usize)) -> Option<Stamp>
     })
 }
 
+/// More than a relay has at hand.
+const LINES: u64 = 1150;
 /// The first bar of the test card is this light or lighter; nothing else of the window that has a corner is.
 const LIGHT: u8 = 150;
 /// Narrower pictures cannot be read.

@@ -28,13 +28,20 @@ impl Printer {
     /// Prints a line of chat.
     pub(crate) fn chat(self, l: &ChatLine) {
         match self {
-            Self::Json => self.event(&json!({
-                "event": "chat", "participant": l.participant.0, "name": l.name, "id": l.id.to_string(), "seq": l.seq,
-                "text": l.text, "sent_ms": l.sent_ms,
-            })),
+            Self::Json => {
+                let mut event = fields(l);
+                event["event"] = "chat".into();
+                self.event(&event);
+            }
             Self::Chat => line(&for_terminal(&l.name, &l.text)),
             Self::Silent => {}
         }
+    }
+
+    /// Prints older lines, which go before all that was printed.
+    pub(crate) fn chat_page(self, lines: &[ChatLine], more: bool) {
+        let lines: Vec<Value> = lines.iter().map(fields).collect();
+        self.event(&json!({"event": "chat-page", "lines": lines, "more": more}));
     }
 
     /// Prints that something went wrong.
@@ -48,9 +55,16 @@ impl Printer {
     }
 }
 
+fn fields(l: &ChatLine) -> Value {
+    json!({
+        "participant": l.participant.0, "name": l.name, "id": l.id.to_string(), "seq": l.seq, "text": l.text,
+        "sent_ms": l.sent_ms,
+    })
+}
+
 /// A chat line that cannot move a terminal's cursor, turn its text around, or pass for somebody else's line: its further
 /// lines are indented.
-fn for_terminal(name: &str, text: &str) -> String {
+pub(crate) fn for_terminal(name: &str, text: &str) -> String {
     let tame = |c: char| match c {
         '\n' => c,
         _ if misleads(c) => ' ',

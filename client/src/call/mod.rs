@@ -29,6 +29,7 @@ use vchat_proto::wire::pb;
 use self::camera::{Camera, Plan};
 use self::display::Display;
 use self::events::Printer;
+pub(crate) use self::events::for_terminal;
 use self::state::Call;
 use crate::audio::{AudioError, Capture, MicSpec, Playback};
 use crate::cli::{Config, DisplaySpec};

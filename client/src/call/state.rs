@@ -21,7 +21,7 @@ use crate::clock::MediaClock;
 use crate::net::{Net, NetNews, NetStats};
 use crate::news::News;
 use crate::picture::Picture;
-use crate::window::{self, Action, Scene, Tile};
+use crate::window::{self, Above, Action, Scene, Tile};
 
 /// Everything that the main thread knows of a call.
 pub(crate) struct Call {
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     /// The newest picture of our own camera, and how many there were.
     self_view: (Option<Arc<Picture>>, u64),
     lines: Vec<window::ChatLine>,
+    /// So many of them, the first, are of a chat that the relay has lost.
+    lost_lines: usize,
     show_statistics: bool,
     encode_total: Distribution,
     last_net: NetStats,
@@ -94,6 +96,7 @@ impl Call {
             },
             self_view: (None, 0),
             lines: Vec::new(),
+            lost_lines: 0,
             show_statistics: false,
             encode_total: Distribution::default(),
             last_net: NetStats::default(),
@@ -162,6 +165,12 @@ impl Call {
                 self.update_statistics();
             }
             Action::Say(text) => self.say(&text),
+            Action::ReadBack => {
+                if let (Above::Older, Some(net)) = (self.scene.above, &self.net) {
+                    net.read_back();
+                    self.scene.above = Above::Coming;
+                }
+            }
             Action::Quit => self.over = Some(Ok(())),
         }
     }
@@ -344,7 +353,9 @@ impl Call {
                     }
                 }
             }
+            Event::ChatBegins { lost, more } => self.chat_begins(lost, more),
             Event::Chat(line) => self.chat(line),
+            Event::ChatPage { lines, more } => self.chat_page(lines, more),
             Event::ChatStored(id, seq) => self.printer.chat_sent(id, seq),
             Event::ChatRefused(id, reason) => {
                 self.lines.retain(|l| l.id != id);
@@ -401,11 +412,40 @@ impl Call {
         let waiting = self.lines.iter().position(|l| l.id == line.id);
         let mine = waiting.map(|at| self.lines.remove(at)).is_some();
         let at = self.lines.iter().position(|l| l.pending).unwrap_or(self.lines.len());
-        let ChatLine { id, name, text, sent_ms: time_ms, .. } = line;
-        self.lines.insert(at, window::ChatLine { id, name, text, time_ms, mine, pending: false });
+        self.lines.insert(at, shown(line, mine));
         if self.lines.len() > MAX_LINES {
             self.lines.remove(0);
+            self.lost_lines = self.lost_lines.saturating_sub(1);
+            self.scene.above = Above::Beyond;
         }
+        self.chat_changed();
+    }
+
+    /// The lines to come do not join on to those there are.
+    fn chat_begins(&mut self, lost: bool, more: bool) {
+        if lost {
+            self.lost_lines = self.lines.iter().position(|l| l.pending).unwrap_or(self.lines.len());
+        } else {
+            self.lines.retain(|l| l.pending);
+            self.lost_lines = 0;
+        }
+        self.scene.above = if more { Above::Older } else { Above::Beginning };
+        self.chat_changed();
+    }
+
+    /// Older lines, above all those of the same chat.
+    fn chat_page(&mut self, lines: Vec<ChatLine>, more: bool) {
+        self.printer.chat_page(&lines, more);
+        let beyond = (self.lines.len() + lines.len()).saturating_sub(MAX_LINES);
+        let older = lines.into_iter().skip(beyond).map(|line| shown(line, false));
+        self.lines.splice(self.lost_lines..self.lost_lines, older);
+        self.scene.above = if beyond > 0 {
+            Above::Beyond
+        } else if more {
+            Above::Older
+        } else {
+            Above::Beginning
+        };
         self.chat_changed();
     }
 
@@ -498,6 +538,12 @@ impl Call {
     }
 }
 
+/// A line that the relay has stored, as the window shows it.
+fn shown(line: ChatLine, mine: bool) -> window::ChatLine {
+    let ChatLine { id, name, text, sent_ms: time_ms, .. } = line;
+    window::ChatLine { id, name, text, time_ms, mine, pending: false }
+}
+
 /// A share to four digits.
 fn share(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
@@ -520,5 +566,5 @@ const MY_TILE: u64 = u64::MAX;
 const NOTICE: Duration = Duration::from_secs(10);
 /// People who left and are still told of in the statistics of the whole call.
 const MAX_DEPARTED: usize = 64;
-/// Lines of chat kept for scrolling back, as many as a relay keeps.
-const MAX_LINES: usize = vchat_proto::wire::limits::CHAT_HISTORY;
+/// Lines of chat kept for scrolling back: some megabytes, and copied whenever one comes.
+const MAX_LINES: usize = 5 * vchat_proto::wire::limits::CHAT_HISTORY;

@@ -116,7 +116,8 @@ async fn ask(connector: &Connector, config: &InviteConfig) -> Result<Invited, Pa
     }
 }
 
-fn failure(target: &Target, loss: Loss) -> PairError {
+/// Why a relay has not done what it was asked for without a call.
+pub(crate) fn failure(target: &Target, loss: Loss) -> PairError {
     match loss {
         Loss::Network(why) => PairError::Unreachable(target.clone(), why),
         Loss::Untrusted(why) => PairError::Refused(why),

@@ -1,6 +1,7 @@
 //! The network thread: runs the session over quinn, sends our media and hands out that of the others.
 
 mod connect;
+mod history;
 mod inbound;
 mod invite;
 mod link;
@@ -12,6 +13,7 @@ mod talk;
 mod uplink;
 
 pub(crate) use self::connect::not_paired;
+pub use self::history::{Read, run as history};
 pub use self::invite::{Invited, run as invite};
 pub use self::pair::{PairError, Paired, run as pair};
 
@@ -88,6 +90,8 @@ enum Command {
     DecoderFailed(Channel),
     /// How high the pictures of the others are shown.
     View(Vec<(ParticipantId, u32)>),
+    /// Older lines of the chat are wanted.
+    ReadBack,
     Leave,
 }
 
@@ -199,6 +203,11 @@ impl Net {
     /// Says something in the room's chat.
     pub fn say(&self, id: ChatId, text: String) {
         drop(self.commands.send(Command::Say(id, text)));
+    }
+
+    /// Asks for older lines of the room's chat; [`Event::ChatPage`] answers.
+    pub fn read_back(&self) {
+        drop(self.commands.send(Command::ReadBack));
     }
 
     /// Tells the others whether we are muted and seen.

@@ -319,6 +319,7 @@ impl Runner {
             }
             Command::MediaState(state) => self.session.set_media_state(state),
             Command::View(heights) => self.session.set_view(now, heights),
+            Command::ReadBack => self.session.read_back(now),
             Command::DecoderFailed(track) => self.inbound.decoder_failed(now, track, needed),
             Command::Leave => self.leaving = Some(now + FAREWELL),
         }

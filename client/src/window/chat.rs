@@ -1,5 +1,6 @@
 //! The chat panel: messages that can be scrolled, and the box of the message being typed.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,25 +10,39 @@ use vchat_proto::id::ChatId;
 use super::editor::Editor;
 use super::layout::{GAP, INPUT_PADDING, Rect};
 use super::paint::{Canvas, colours};
-use super::scene::{ChatLine, MAX_MESSAGE_BYTES};
+use super::scene::{Above, ChatLine, MAX_MESSAGE_BYTES, Scene};
 use super::text::{Laid, Style, Text};
 
 /// How far the messages are scrolled, and what is on the screen.
 ///
-/// Only messages in view are laid out, from the newest backwards, so a long history costs nothing until it is read.
+/// Only messages in view are laid out, from the newest backwards, so a long history costs nothing until it is read. Places are
+/// counted from the newest message, so older ones that come move nothing.
 #[derive(Default)]
 pub(crate) struct Messages {
     /// Pixels between the newest message's end and the panel's end; 0 follows what comes in.
     scroll: i32,
     /// Newest message at the last painting, to stay in place when others come.
     newest: Option<ChatId>,
-    painted: Option<(Arc<[ChatLine]>, i32)>,
+    painted: Option<(Arc<[ChatLine]>, i32, Above)>,
+    /// The user is on the way to older messages.
+    seeking: bool,
+    /// The user has nearly read all that there is.
+    wants_older: bool,
+    /// Of messages, with a head or without, at the width painted last: laying out thousands to scroll past them takes too long.
+    /// About as many as there are messages.
+    heights: HashMap<(ChatId, bool), i32>,
 }
 
 impl Messages {
     /// Scrolls towards older messages (positive) or newer ones.
     pub(crate) fn scroll_by(&mut self, pixels: i32) {
         self.scroll = self.scroll.saturating_add(pixels).max(0);
+        self.seeking = pixels > 0;
+    }
+
+    /// Whether older messages are wanted than those there are; says so once.
+    pub(crate) fn take_wish(&mut self) -> bool {
+        std::mem::take(&mut self.wants_older)
     }
 
     /// Back to the newest message.
@@ -38,6 +53,7 @@ impl Messages {
     /// The pixels are lost: the next update paints everything.
     pub(crate) fn forget(&mut self) {
         self.painted = None;
+        self.heights.clear();
     }
 
     /// Brings the panel up to date. True if anything was painted.
@@ -46,17 +62,18 @@ impl Messages {
         canvas: &mut Canvas<'_>,
         text: &mut Text,
         area: Rect,
-        chat: &Arc<[ChatLine]>,
+        scene: &Scene,
     ) -> bool {
-        let same = |(lines, scroll): &(Arc<[ChatLine]>, i32)| {
-            *scroll == self.scroll && (Arc::ptr_eq(lines, chat) || lines == chat)
+        let Scene { chat, above, .. } = scene;
+        let same = |(lines, scroll, painted): &(Arc<[ChatLine]>, i32, Above)| {
+            (*scroll, painted) == (self.scroll, above) && (Arc::ptr_eq(lines, chat) || lines == chat)
         };
         if self.painted.as_ref().is_some_and(same) {
             return false;
         }
         let inner = area.inset(GAP, 6);
-        self.keep_place(text, inner, chat);
-        self.painted = Some((Arc::clone(chat), self.scroll));
+        self.keep_place(text, inner, chat, *above);
+        self.painted = Some((Arc::clone(chat), self.scroll, *above));
 
         let canvas = &mut canvas.clipped(area);
         canvas.fill(area, colours::PANEL);
@@ -67,15 +84,24 @@ impl Messages {
         }
         let mut bottom = inner.bottom() + self.scroll;
         for at in (0..chat.len()).rev() {
-            let entry = Entry::new(text, chat, at, inner.w);
-            let top = bottom - entry.height;
+            let top = bottom - self.height(text, chat, at, inner.w);
             if top < area.bottom() {
-                entry.paint(canvas, text, inner.x, top, &chat[at]);
+                Entry::new(text, chat, at, inner.w).paint(canvas, text, inner.x, top, &chat[at]);
             }
+            bottom = top;
             if top < area.y {
                 break;
             }
-            bottom = top;
+        }
+        if let Some(words) = in_words(*above).filter(|_| !chat.is_empty() && bottom > area.y) {
+            let label = text.lay(words, Style::cut(ABOVE, inner.w));
+            text.draw(
+                canvas,
+                &label,
+                inner.x + (inner.w - label.width) / 2,
+                bottom - label.height,
+                colours::DIM,
+            );
         }
         if self.scroll > 0 {
             self.paint_pill(canvas, text, area);
@@ -89,25 +115,39 @@ impl Messages {
     }
 
     /// Moves with messages that came, and not beyond the oldest one.
-    fn keep_place(&mut self, text: &mut Text, inner: Rect, chat: &Arc<[ChatLine]>) {
+    fn keep_place(&mut self, text: &mut Text, inner: Rect, chat: &Arc<[ChatLine]>, above: Above) {
+        if self.heights.len() > 2 * chat.len() {
+            self.heights.clear();
+        }
         if self.scroll > 0 && chat.last().map(|l| l.id) != self.newest {
             let known = self.newest.and_then(|id| chat.iter().rposition(|l| l.id == id));
             // Without the old newest message the history is another one: follow it.
             self.scroll = known.map_or(0, |known| {
-                let news = (known + 1..chat.len()).map(|at| Entry::new(text, chat, at, inner.w).height);
-                news.fold(self.scroll, i32::saturating_add)
+                let scroll = self.scroll;
+                let news = (known + 1..chat.len()).map(|at| self.height(text, chat, at, inner.w));
+                news.fold(scroll, i32::saturating_add)
             });
         }
         self.newest = chat.last().map(|l| l.id);
-        let wanted = self.scroll.saturating_add(inner.h);
-        let mut height = 0_i32;
+        let shown = self.scroll.saturating_add(inner.h);
+        // Older messages are fetched a page before they are needed.
+        let wanted = if self.seeking { shown.saturating_add(inner.h) } else { shown };
+        let mut height = in_words(above).map_or(0, |_| Style::cut(ABOVE, 0).line_height());
         for at in (0..chat.len()).rev() {
-            height = height.saturating_add(Entry::new(text, chat, at, inner.w).height);
+            height = height.saturating_add(self.height(text, chat, at, inner.w));
             if height >= wanted {
-                return;
+                break;
             }
         }
-        self.scroll = (height - inner.h).max(0);
+        if height < shown {
+            self.scroll = (height - inner.h).max(0);
+        }
+        self.wants_older |= std::mem::take(&mut self.seeking) && height < wanted;
+    }
+
+    fn height(&mut self, text: &mut Text, chat: &[ChatLine], at: usize, width: i32) -> i32 {
+        let key = (chat[at].id, goes_on(chat, at));
+        *self.heights.entry(key).or_insert_with(|| Entry::new(text, chat, at, width).height)
     }
 
     fn paint_pill(&self, canvas: &mut Canvas<'_>, text: &mut Text, area: Rect) {
@@ -130,9 +170,7 @@ impl Entry {
     fn new(text: &mut Text, chat: &[ChatLine], at: usize, width: i32) -> Self {
         let line = &chat[at];
         let above = at.checked_sub(1).map(|i| &chat[i]);
-        let goes_on = above.is_some_and(|a| {
-            a.name == line.name && a.mine == line.mine && line.time_ms.saturating_sub(a.time_ms) < PAUSE_MS
-        });
+        let goes_on = goes_on(chat, at);
         let head = (!goes_on).then(|| when(line, above));
         let body = text.lay(&line.text, Style::wrap(BODY, width));
         let head_height = if goes_on { 3 } else { HEAD_SPACE + Style::cut(NAME, 0).line_height() };
@@ -150,6 +188,25 @@ impl Entry {
         }
         let colour = if line.pending { colours::PENDING } else { colours::TEXT };
         text.draw(canvas, &self.body, x, top + self.height - self.body.height, colour);
+    }
+}
+
+/// Whether a message stands below the one above without a head of its own.
+fn goes_on(chat: &[ChatLine], at: usize) -> bool {
+    let line = &chat[at];
+    at.checked_sub(1).map(|i| &chat[i]).is_some_and(|a| {
+        a.name == line.name && a.mine == line.mine && line.time_ms.saturating_sub(a.time_ms) < PAUSE_MS
+    })
+}
+
+/// What is said above the oldest message.
+const fn in_words(above: Above) -> Option<&'static str> {
+    match above {
+        Above::Unknown => None,
+        Above::Older => Some("Scroll up for older messages"),
+        Above::Coming => Some("Loading older messages…"),
+        Above::Beginning => Some("This is the beginning"),
+        Above::Beyond => Some("Older messages: vchat-client history"),
     }
 }
 
@@ -258,6 +315,7 @@ fn input_style(panel_width: i32) -> Style {
 const BODY: u16 = 135;
 const NAME: u16 = 125;
 const TIME: u16 = 105;
+const ABOVE: u16 = 115;
 /// Space above a message that does not go on from the one above.
 const HEAD_SPACE: i32 = 12;
 /// After five minutes a message has its own name and time again.

@@ -32,5 +32,5 @@ mod text;
 mod tiles;
 mod view;
 
-pub use scene::{Action, ChatLine, MAX_MESSAGE_BYTES, Me, Scene, Tile};
+pub use scene::{Above, Action, ChatLine, MAX_MESSAGE_BYTES, Me, Scene, Tile};
 pub use shell::{Shown, Window, WindowError};

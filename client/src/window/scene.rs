@@ -16,6 +16,8 @@ pub struct Scene {
     pub tiles: Vec<Tile>,
     /// The chat, oldest first. Hand over the same `Arc` while nothing changed: it is compared by address first.
     pub chat: Arc<[ChatLine]>,
+    /// What is above the oldest message.
+    pub above: Above,
     /// A notice above the tiles, such as `Reconnecting…`.
     pub banner: Option<String>,
     /// Lines of statistics, shown while there are some. The call sets them after [`Action::ToggleStatistics`].
@@ -71,6 +73,22 @@ pub struct ChatLine {
     pub pending: bool,
 }
 
+/// What is above the oldest message of the chat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Above {
+    /// Nobody knows yet.
+    #[default]
+    Unknown,
+    /// Older messages, perhaps; the call brings them after [`Action::ReadBack`].
+    Older,
+    /// They are on their way.
+    Coming,
+    /// Nothing: it is the first.
+    Beginning,
+    /// Older messages that are too many for the window.
+    Beyond,
+}
+
 /// What the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -82,6 +100,8 @@ pub enum Action {
     ToggleStatistics,
     /// Send this chat message: not empty, at most [`MAX_MESSAGE_BYTES`] bytes, no control characters.
     Say(String),
+    /// Bring older messages than those there are ([`Above::Older`]).
+    ReadBack,
     /// Leave the call.
     Quit,
 }

@@ -8,7 +8,7 @@ use super::keys::Input;
 use super::layout::{Layout, Rect, Wanted};
 use super::paint::{Canvas, colours};
 use super::panels;
-use super::scene::Scene;
+use super::scene::{Above, Scene};
 use super::text::Text;
 use super::tiles;
 use super::view::{Effect, Target, View};
@@ -39,6 +39,8 @@ pub(crate) struct Painted {
     pub(crate) areas: Vec<Rect>,
     /// Tiles whose picture was painted for the first time: id and version.
     pub(crate) pictures: Vec<(u64, u64)>,
+    /// The user has scrolled to where older messages are needed.
+    pub(crate) read_back: bool,
 }
 
 impl Screen {
@@ -122,6 +124,7 @@ impl Screen {
         self.paint_tiles(scene, &mut painted);
         self.paint_panels(scene, view, &mut painted);
         self.paint_bar(scene, view, &mut painted);
+        painted.read_back = self.messages.take_wish() && scene.above == Above::Older;
         let help = panels::help_place(self.layout.window);
         if self.help && painted.areas.iter().any(|a| !a.intersect(help).is_empty()) {
             panels::help(&mut Canvas::new(&mut self.pixels, self.size), &mut self.text, help);
@@ -195,7 +198,7 @@ impl Screen {
             painted.areas.push(area);
         }
         if let Some(area) = self.layout.messages
-            && self.messages.update(canvas, text, area, &scene.chat)
+            && self.messages.update(canvas, text, area, scene)
         {
             painted.areas.push(area);
         }
@@ -487,6 +490,48 @@ mod tests {
         desk.input(Input::Wheel(-1.0));
         desk.paint();
         assert!(part(&desk) != oldest, "turning back must take effect at once");
+    }
+
+    #[test]
+    fn scrolling_up_asks_for_older_messages_in_time_and_what_is_read_stays_in_place() {
+        let mut desk = Desk::new(1);
+        desk.scene.above = Above::Older;
+        let messages = desk.screen.layout.messages.expect("the chat is open");
+        // Below the first message, which may lose its head to an older one.
+        let part = |desk: &Desk| -> Vec<u32> {
+            let rows = messages.y + messages.h / 3..messages.bottom();
+            rows.flat_map(|y| (messages.x..messages.right()).map(move |x| (x, y)))
+                .map(|(x, y)| desk.pixel(x, y))
+                .collect()
+        };
+        desk.input(Input::Wheel(0.2));
+        assert!(!desk.paint().read_back, "there are some pages yet");
+        desk.input(Input::Wheel(1000.0));
+        assert!(desk.paint().read_back);
+        assert!(!desk.paint().read_back, "once");
+        let before = part(&desk);
+
+        desk.scene.above = Above::Coming;
+        desk.input(Input::Wheel(1.0));
+        assert!(!desk.paint().read_back, "they are on their way");
+        let mut chat: Vec<ChatLine> = (100..150).map(line).collect();
+        chat.extend(desk.scene.chat.iter().cloned());
+        (desk.scene.chat, desk.scene.above) = (chat.into(), Above::Beginning);
+        desk.paint();
+        assert!(part(&desk) == before, "what is being read moved");
+        desk.input(Input::Wheel(1000.0));
+        assert!(!desk.paint().read_back, "there are no more");
+        assert!(part(&desk) != before);
+    }
+
+    #[test]
+    fn a_chat_that_fits_the_window_can_be_read_back_too() {
+        let mut desk = Desk::new(1);
+        desk.scene.chat = vec![line(1)].into();
+        desk.scene.above = Above::Older;
+        assert!(!desk.paint().read_back);
+        desk.input(Input::Down(Key::PageUp));
+        assert!(desk.paint().read_back);
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl Window {
         self.screen.resize(self.window.get_size());
         let painted = self.screen.paint(scene, &mut self.view, now);
         shown.heights = self.screen.heights(scene);
+        shown.actions.extend(painted.read_back.then_some(Action::ReadBack));
         if !painted.areas.is_empty() || self.must_refresh(now) {
             let ((width, height), pixels) = self.screen.pixels();
             let presented = self.window.update_with_buffer(pixels, width, height);

@@ -126,15 +126,11 @@ impl Book {
         Ok(Stored::New { history: room.history, seq })
     }
 
-    /// Lines before a number, the newest of them, oldest first.
-    pub(super) fn page(
-        &mut self,
-        name: &RoomName,
-        before: u64,
-        limit: u32,
-    ) -> Result<Vec<pb::Line>, BookError> {
-        let Some(room) = self.find(name)? else { return Ok(Vec::new()) };
-        self.lines(&room, i64::try_from(before).unwrap_or(i64::MAX), limit as usize)
+    /// Lines before a number, the newest of them, oldest first. Nothing of a room in which nothing was ever written.
+    pub(super) fn page(&mut self, name: &RoomName, before: u64, limit: u32) -> Result<Kept, BookError> {
+        let Some(room) = self.find(name)? else { return Ok(Kept::default()) };
+        let lines = self.lines(&room, i64::try_from(before).unwrap_or(i64::MAX), limit as usize)?;
+        Ok(Kept { history: room.history, last_seq: room.last_seq, lines, ..Kept::default() })
     }
 
     fn lines(&self, room: &Room, before: i64, limit: usize) -> Result<Vec<pb::Line>, BookError> {
@@ -170,6 +166,14 @@ impl Book {
             tracing::info!(lines = forgotten, "forgot old chat");
         }
         Ok(())
+    }
+
+    /// How SQLite looks for a page, in its words.
+    #[cfg(test)]
+    pub(super) fn plan_of_a_page(&self) -> String {
+        let mut plan = self.db.prepare(&format!("EXPLAIN QUERY PLAN {PAGE}")).expect("a query");
+        let steps = plan.query_map(params![1, 1, 1], |row| row.get(3)).expect("a plan");
+        steps.collect::<Result<Vec<String>, _>>().expect("text").join("; ")
     }
 
     /// How many pages the file may have, which a full disk looks like; and how many it has.

@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use vchat_proto::id::{ChatId, RoomName};
 use vchat_proto::room::{Author, Kept, Post, Stored};
-use vchat_proto::wire::pb;
 
 pub(crate) use self::book::Retention;
 use self::book::{Book, BookError};
@@ -40,7 +39,7 @@ type Receipts = mpsc::Sender<Receipt>;
 enum Job {
     Open { room: RoomName, answer: oneshot::Sender<Result<Kept, Failed>> },
     Store { room: RoomName, post: Post, receipts: Receipts },
-    Page { room: RoomName, before: u64, limit: u32, answer: oneshot::Sender<Result<Vec<pb::Line>, Failed>> },
+    Page { room: RoomName, before: u64, limit: u32, answer: oneshot::Sender<Result<Kept, Failed>> },
     Forget { now_ms: u64 },
     Retain(Retention),
     Answer(oneshot::Sender<()>),
@@ -74,12 +73,7 @@ impl Archive {
     }
 
     /// Lines of a room with smaller numbers than `before`, the newest `limit` of them, oldest first.
-    pub(crate) async fn page(
-        &self,
-        room: RoomName,
-        before: u64,
-        limit: u32,
-    ) -> Result<Vec<pb::Line>, Failed> {
+    pub(crate) async fn page(&self, room: RoomName, before: u64, limit: u32) -> Result<Kept, Failed> {
         self.ask(|answer| Job::Page { room, before, limit, answer }).await
     }
 
@@ -173,7 +167,6 @@ fn work(mut book: Book, mut queue: mpsc::Receiver<Job>) -> Book {
 enum Answer {
     Kept(Kept),
     Stored(Stored),
-    Lines(Vec<pb::Line>),
     Done,
 }
 
@@ -181,7 +174,7 @@ fn answer(book: &mut Book, job: &Job) -> Result<Answer, BookError> {
     match job {
         Job::Open { room, .. } => book.kept(room).map(Answer::Kept),
         Job::Store { room, post, .. } => book.store(room, post).map(Answer::Stored),
-        Job::Page { room, before, limit, .. } => book.page(room, *before, *limit).map(Answer::Lines),
+        Job::Page { room, before, limit, .. } => book.page(room, *before, *limit).map(Answer::Kept),
         Job::Forget { now_ms } => book.forget(*now_ms).map(|()| Answer::Done),
         Job::Retain(retention) => {
             book.retain(*retention);
@@ -197,10 +190,10 @@ fn send(job: Job, answer: Option<Answer>) {
     match (job, answer) {
         (Job::Store { post, receipts, .. }, Some(Answer::Stored(stored))) => give(&receipts, &post, stored),
         (Job::Store { post, receipts, .. }, _) => give(&receipts, &post, Stored::Failed),
-        (Job::Open { answer, .. }, Some(Answer::Kept(kept))) => drop(answer.send(Ok(kept))),
-        (Job::Open { answer, .. }, _) => drop(answer.send(Err(Failed))),
-        (Job::Page { answer, .. }, Some(Answer::Lines(lines))) => drop(answer.send(Ok(lines))),
-        (Job::Page { answer, .. }, _) => drop(answer.send(Err(Failed))),
+        (Job::Open { answer, .. } | Job::Page { answer, .. }, Some(Answer::Kept(kept))) => {
+            drop(answer.send(Ok(kept)));
+        }
+        (Job::Open { answer, .. } | Job::Page { answer, .. }, _) => drop(answer.send(Err(Failed))),
         (Job::Answer(answer), _) => drop(answer.send(())),
         (Job::Forget { .. } | Job::Retain(_) | Job::Stop, _) => {}
     }

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use tempfile::TempDir;
+use vchat_proto::wire::pb;
 
 use super::*;
 
@@ -109,14 +110,22 @@ async fn old_lines_are_read_page_by_page() {
     let (archive, _ended) = start(&dir, everything());
     store(&archive, "a", (1..=9).map(|n| post(ANN, n))).await;
     let page = async |before, limit| {
-        let lines = archive.page(room("a"), before, limit).await.expect("read");
-        lines.iter().map(|l| l.seq).collect::<Vec<_>>()
+        let page = archive.page(room("a"), before, limit).await.expect("read");
+        page.lines.iter().map(|l| l.seq).collect::<Vec<_>>()
     };
     assert_eq!(page(u64::MAX, 3).await, [7, 8, 9]);
     assert_eq!(page(7, 3).await, [4, 5, 6]);
     assert_eq!(page(2, 3).await, [1]);
     assert_eq!(page(1, 3).await, [] as [u64; 0]);
-    assert_eq!(archive.page(room("other"), 9, 9).await.expect("read"), []);
+    assert_eq!(archive.page(room("other"), 9, 9).await.expect("read"), Kept::default());
+}
+
+#[test]
+fn a_page_is_found_by_the_index_however_long_the_chat_is() {
+    let dir = dir();
+    let plan = Book::open(dir.path(), everything()).expect("a book").plan_of_a_page();
+    assert!(plan.starts_with("SEARCH line USING PRIMARY KEY (room=? AND seq<?)"), "{plan}");
+    assert!(!plan.contains("TEMP B-TREE"), "sorted by hand: {plan}");
 }
 
 #[tokio::test]

@@ -135,9 +135,9 @@ impl Office {
     async fn history(&self, room: &str, before: Option<u64>, limit: u32) -> anyhow::Result<Value> {
         let room = RoomName::parse(room).context("this is no name for a room")?;
         let before = before.unwrap_or(u64::MAX);
-        let lines = self.shared.rooms.archive().page(room, before, limit.min(MAX_LINES)).await?;
+        let page = self.shared.rooms.archive().page(room, before, limit.min(MAX_LINES)).await?;
         let line = |line: pb::Line| json!({"seq": line.seq, "sent": rfc3339(line.sent_ms), "name": line.name, "text": line.text});
-        Ok(lines.into_iter().map(line).collect())
+        Ok(page.lines.into_iter().map(line).collect())
     }
 
     async fn restart(&self) -> anyhow::Result<Value> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use prost::Message;
 
+use super::page::Older;
 use crate::id::{ChatId, ParticipantId};
 use crate::wire::limits::{CHAT_HISTORY, LINE_COST, MAX_CHAT_TEXT, MAX_HISTORY, MAX_PENDING};
 use crate::wire::pb;
@@ -190,6 +191,23 @@ impl History {
         (pb::History { id: self.id, after_seq }, missed)
     }
 
+    /// The page, if the lines at hand are enough for it.
+    pub(crate) fn older(&self, older: Older) -> Option<pb::Page> {
+        let end = self.lines.partition_point(|l| l.seq < older.before);
+        let begin = end.saturating_sub(older.lines() as usize);
+        // Nothing is before the first line of all.
+        let whole = self.lines.front().map_or(self.last_seq == 0, |l| l.seq <= 1);
+        if end - begin < older.lines() as usize && !whole {
+            return None;
+        }
+        let lines = self.lines.range(begin..end).cloned().collect();
+        Some(older.page(Kept { history: self.id, last_seq: self.last_seq, lines, ..Kept::default() }))
+    }
+
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
     fn trim(&mut self) {
         while self.lines.len() > CHAT_HISTORY || self.bytes > MAX_HISTORY {
             let Some(oldest) = self.lines.pop_front() else { break };
@@ -301,6 +319,29 @@ mod tests {
         (1..=CHAT_HISTORY as u32 + 5).for_each(|n| drop(add(&mut h, n, "x")));
         let (after, lines) = missed(&h, 9, 2);
         assert_eq!((after, lines.len(), lines[0]), (5, CHAT_HISTORY, 6));
+    }
+
+    #[test]
+    fn a_page_comes_from_the_lines_at_hand_if_they_are_enough() {
+        let page = |h: &History, before, limit| {
+            let page = h.older(Older::from(pb::Older { before, limit }))?;
+            Some((page.lines.iter().map(|l| l.seq).collect::<Vec<_>>(), page.more))
+        };
+        let mut h = history();
+        assert_eq!(page(&h, 9, 2), Some((vec![], false)), "nothing was written");
+        (1..=5).for_each(|n| drop(add(&mut h, n, "x")));
+        assert_eq!(page(&h, 4, 2), Some((vec![2, 3], true)));
+        assert_eq!(page(&h, 3, 2), Some((vec![1, 2], false)));
+        assert_eq!(page(&h, 1, 2), Some((vec![], false)));
+        assert_eq!(page(&h, u64::MAX, 2), Some((vec![4, 5], true)));
+
+        let line = |seq| pb::Line { seq, ..pb::Line::default() };
+        let h = History::new(Kept { history: 9, last_seq: 9, lines: (6..=9).map(line).collect(), ..Kept::default() });
+        assert_eq!(page(&h, 9, 2), Some((vec![7, 8], true)));
+        assert_eq!(page(&h, 8, 2), None, "whether there are more, only the store knows");
+        assert_eq!(page(&h, 6, 2), None);
+        let h = History::new(Kept { history: 9, last_seq: 9, ..Kept::default() });
+        assert_eq!(page(&h, 9, 2), None, "all were too old to keep at hand");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod chat;
 mod layers;
 mod meter;
 mod once;
+mod page;
 mod recent;
 mod refresh;
 
@@ -18,6 +19,7 @@ pub use self::chat::{Author, Kept, Post, Stored};
 use self::chat::{History, Outcome, Posted};
 use self::layers::Layers;
 use self::once::Seen;
+pub use self::page::Older;
 use self::recent::Recent;
 use self::refresh::{Need, Requests};
 use crate::bucket::TokenBucket;
@@ -25,7 +27,7 @@ use crate::id::{ChatId, DisplayName, FrameId, ParticipantId, TrackId};
 use crate::units::Bitrate;
 use crate::wire::close::CloseCode;
 use crate::wire::datagram::{Media, MediaHeader, MediaKind};
-use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE, SOUND_RATE};
+use crate::wire::limits::{CHAT_RATE, MAX_PARTICIPANTS, MAX_TRACKS, MESSAGE_RATE, PAGE_COST, SOUND_RATE};
 use crate::wire::pb;
 
 /// One room. Knows nothing of connections: participants are numbers, messages go in and come out.
@@ -55,6 +57,8 @@ pub enum Output {
     Media(ParticipantId, MediaHeader, Bytes),
     /// A line of chat that is to be stored; [`Room::handle_stored`] is to say what became of it.
     Store(Post),
+    /// A participant wants older lines than are at hand; [`Room::handle_page`] is to bring them. At most one of each is under way.
+    Page(ParticipantId, Older),
     /// What the best video that a participant may be sent would take, payload only: its hop need not be probed for more.
     VideoWanted(ParticipantId, Bitrate),
     /// A track that ended: nothing of it needs to be sent any more.
@@ -88,6 +92,8 @@ struct Member {
     media_state: pb::MediaState,
     clock: Option<pb::Clock>,
     chatting: bool,
+    /// A page is being read for them.
+    paging: bool,
     limits: Limits,
 }
 
@@ -177,6 +183,7 @@ impl Room {
             media_state: hello.media_state.unwrap_or_default(),
             clock: None,
             chatting: false,
+            paging: false,
             limits: Limits { messages: TokenBucket::new(MESSAGE_RATE), posts: TokenBucket::new(CHAT_RATE) },
         };
         let others = self.members.iter().map(|(id, m)| self.describe(*id, m)).collect();
@@ -259,7 +266,8 @@ impl Room {
     /// Takes a message from a participant's chat stream. `unix_ms` is the time of day, for the line.
     pub fn handle_chat(&mut self, now: Instant, unix_ms: u64, from: ParticipantId, message: pb::ChatUp) {
         let Some(member) = self.members.get_mut(&from) else { return };
-        if !member.limits.messages.take(now, 1) {
+        let cost = if matches!(message.body, Some(pb::chat_up::Body::Older(_))) { PAGE_COST } else { 1 };
+        if !member.limits.messages.take(now, cost) {
             return self.remove(now, from, CloseCode::TooFast);
         }
         match message.body {
@@ -274,6 +282,7 @@ impl Room {
                 }
             }
             Some(pb::chat_up::Body::Post(post)) => self.handle_post(now, unix_ms, from, post),
+            Some(pb::chat_up::Body::Older(older)) => self.handle_older(now, from, older.into()),
             None => {}
         }
     }
@@ -427,6 +436,31 @@ impl Room {
             self.output.push_back(Output::TrackEnded(track));
         }
         true
+    }
+
+    fn handle_older(&mut self, now: Instant, from: ParticipantId, older: Older) {
+        let Some(member) = self.members.get_mut(&from) else { return };
+        if !member.chatting {
+            return self.remove(now, from, CloseCode::Protocol);
+        }
+        if member.paging {
+            return;
+        }
+        if let Some(page) = self.chat.older(older) {
+            return self.chat(from, pb::chat_down::Body::Page(page));
+        }
+        member.paging = true;
+        self.output.push_back(Output::Page(from, older));
+    }
+
+    /// Brings what was found for an [`Output::Page`]: the newest [`Older::lines`] before the number, oldest first; `None`: they cannot be
+    /// read.
+    pub fn handle_page(&mut self, to: ParticipantId, older: Older, found: Option<Kept>) {
+        let Some(member) = self.members.get_mut(&to) else { return };
+        if std::mem::take(&mut member.paging) {
+            let page = found.map_or_else(|| older.unread(self.chat.id()), |found| older.page(found));
+            self.chat(to, pb::chat_down::Body::Page(page));
+        }
     }
 
     fn refuse(&mut self, to: ParticipantId, id: Vec<u8>, reason: pb::RefusalReason) {

@@ -93,6 +93,10 @@ impl World {
         self.chat(from, pb::chat_up::Body::Resume(pb::Resume::default()));
     }
 
+    fn older(&mut self, from: ParticipantId, before: u64, limit: u32) {
+        self.chat(from, pb::chat_up::Body::Older(pb::Older { before, limit }));
+    }
+
     fn say(&mut self, from: ParticipantId, n: u8) {
         self.chat(from, pb::chat_up::Body::Post(pb::Post { id: vec![n; 16], text: format!("line {n}") }));
     }
@@ -442,6 +446,71 @@ fn chat_has_one_order_and_late_joiners_get_it_all() {
     assert_eq!(lines_to(&w.drain(), eve), [1, 2]);
 }
 
+/// The pages that came, as numbers and whether there are more.
+fn pages_to(outputs: &[Output], who: ParticipantId) -> Vec<(Vec<u64>, bool)> {
+    let page = |o: &Output| match o {
+        Output::Chat(to, pb::ChatDown { body: Some(pb::chat_down::Body::Page(page)) }) if *to == who => {
+            Some((page.lines.iter().map(|l| l.seq).collect(), page.more))
+        }
+        _ => None,
+    };
+    outputs.iter().filter_map(page).collect()
+}
+
+#[test]
+fn older_lines_are_read_for_who_asks_one_page_at_a_time() {
+    let (mut w, ann, bob) = two_who_chat();
+    let line = |seq| pb::Line { seq, ..pb::Line::default() };
+    let kept = |lines: std::ops::RangeInclusive<u64>| Kept {
+        history: HISTORY,
+        last_seq: 9,
+        lines: lines.map(line).collect(),
+        ..Kept::default()
+    };
+    w.room.chat = History::new(kept(8..=9));
+    w.older(ann, 8, 2);
+    w.older(ann, 5, 2);
+    w.older(bob, 8, 1);
+    let asked = w.drain();
+    let [Output::Page(first, anns), Output::Page(second, bobs)] = asked[..] else { panic!("{asked:?}") };
+    assert_eq!((first, anns.before, anns.lines(), second, bobs.lines()), (ann, 8, 3, bob, 2));
+    w.room.handle_page(ann, anns, Some(kept(5..=7)));
+    w.room.handle_page(bob, bobs, None);
+    let outputs = w.drain();
+    assert_eq!(pages_to(&outputs, ann), [(vec![6, 7], true)]);
+    assert_eq!(pages_to(&outputs, bob), [(vec![], true)], "it cannot be read now");
+    w.room.handle_page(ann, anns, Some(kept(5..=7)));
+    assert_eq!(w.drain(), [], "nobody waits for that");
+
+    w.older(ann, 3, 5);
+    assert!(matches!(w.drain()[..], [Output::Page(..)]), "the next one");
+    w.room.leave(w.now, ann, pb::LeaveReason::Lost);
+    w.room.handle_page(ann, anns, Some(kept(1..=2)));
+    assert!(pages_to(&w.drain(), ann).is_empty(), "she is gone");
+}
+
+#[test]
+fn lines_at_hand_are_told_again_at_once() {
+    let (mut w, ann, bob) = two_who_chat();
+    (1..=3).for_each(|n| w.say(bob, n));
+    w.drain();
+    w.older(ann, 3, 1);
+    w.older(ann, 2, 0);
+    assert_eq!(pages_to(&w.drain(), ann), [(vec![2], true), (vec![1], false)]);
+}
+
+#[test]
+fn who_asks_for_more_pages_than_anybody_reads_is_removed() {
+    let (mut w, ann, _bob) = two_who_chat();
+    for _ in 0..MESSAGE_RATE.1 / PAGE_COST {
+        w.older(ann, 9, 0);
+    }
+    assert!(w.drain().contains(&Output::Close(ann, CloseCode::TooFast)));
+    let (eve, _) = w.join("eve");
+    w.older(eve, 9, 0);
+    assert!(w.drain().contains(&Output::Close(eve, CloseCode::Protocol)), "before she resumes");
+}
+
 #[test]
 fn a_post_that_cannot_be_stored_is_refused_and_seen_by_nobody() {
     let (mut w, ann, _bob) = two_who_chat();
@@ -575,6 +644,8 @@ enum Step {
     Media(u8, u8, bool),
     KeyFrame(u8, u16),
     Chat(u8, u8),
+    Older(u8, u8, u8),
+    PageRead,
     Subscribe(u8, bool, bool),
     View(u8, u8, u16),
     Hop(u8, u16, u16),
@@ -588,6 +659,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<(u8, u8, bool)>().prop_map(|(a, b, c)| Step::Media(a, b, c)),
         2 => (any::<u8>(), 0_u16..40).prop_map(|(a, b)| Step::KeyFrame(a, b)),
         2 => any::<(u8, u8)>().prop_map(|(a, b)| Step::Chat(a, b)),
+        1 => any::<(u8, u8, u8)>().prop_map(|(a, b, c)| Step::Older(a, b, c)),
+        1 => Just(Step::PageRead),
         1 => any::<(u8, bool, bool)>().prop_map(|(a, b, c)| Step::Subscribe(a, b, c)),
         2 => (any::<u8>(), any::<u8>(), 0_u16..500).prop_map(|(a, b, c)| Step::View(a, b, c)),
         2 => (any::<u8>(), 0_u16..2000, any::<u16>()).prop_map(|(a, b, c)| Step::Hop(a, b, c)),
@@ -601,6 +674,11 @@ proptest! {
     fn random_calls_keep_the_rooms_promises(steps in proptest::collection::vec(step(), 1..200)) {
         let mut w = World::new();
         let mut people: Vec<(ParticipantId, Packetizer, u64)> = Vec::new();
+        let mut pages: Vec<(ParticipantId, Older)> = Vec::new();
+        // The chat is longer than what is at hand.
+        let old = (11..=20).map(|seq| pb::Line { seq, ..pb::Line::default() }).collect();
+        w.room = Room::new(Kept { history: HISTORY, last_seq: 20, lines: old, ..Kept::default() });
+        w.stored = (1..=20).map(|n| (Author([0; 32]), ChatId([n; 16]))).collect();
         for step in steps {
             let count = people.len().max(1);
             let at = |n: u8| usize::from(n) % count;
@@ -626,6 +704,16 @@ proptest! {
                     w.control(from, pb::client_control::Body::KeyFrameRequest(pb::KeyFrameRequest { track: track.into(), decoded: None }));
                 }
                 Step::Chat(n, id) if !people.is_empty() => w.say(people[at(n)].0, id),
+                Step::Older(n, before, limit) if !people.is_empty() => {
+                    w.older(people[at(n)].0, before.into(), limit.into());
+                }
+                Step::PageRead if !pages.is_empty() => {
+                    let (to, older) = pages.remove(0);
+                    let end = older.before.min(21);
+                    let begin = end.saturating_sub(older.lines().into()).max(1);
+                    let lines = (begin..end).map(|seq| pb::Line { seq, ..pb::Line::default() }).collect();
+                    w.room.handle_page(to, older, Some(Kept { history: HISTORY, last_seq: 20, lines, ..Kept::default() }));
+                }
                 Step::Subscribe(n, audio, video) if !people.is_empty() => {
                     w.control(people[at(n)].0, pb::client_control::Body::Subscriptions(pb::Subscriptions { audio, video }));
                 }
@@ -646,6 +734,10 @@ proptest! {
                 }
                 _ => {}
             }
+            let waiting = |id: ParticipantId, pages: &[(ParticipantId, Older)]| {
+                pages.iter().filter(|(to, _)| *to == id).count()
+            };
+            prop_assert!(people.iter().all(|p| waiting(p.0, &pages) <= 1), "two pages are under way");
             for output in w.drain() {
                 match output {
                     Output::Close(id, _) => people.retain(|p| p.0 != id),
@@ -658,7 +750,19 @@ proptest! {
                         let last = receiver.map(|p| std::mem::replace(&mut p.2, line.seq));
                         prop_assert!(last.is_some_and(|last| last == 0 || line.seq == last + 1));
                     }
+                    Output::Chat(to, pb::ChatDown { body: Some(pb::chat_down::Body::Page(page)) }) => {
+                        prop_assert!(people.iter().any(|p| p.0 == to));
+                        let numbers: Vec<u64> = page.lines.iter().map(|l| l.seq).collect();
+                        prop_assert!(numbers.is_sorted_by(|a, b| a + 1 == *b), "a gap: {numbers:?}");
+                        prop_assert!(numbers.last().is_none_or(|last| *last < page.before));
+                        prop_assert_eq!(page.more, numbers.first().is_some_and(|first| *first > 1));
+                    }
                     Output::Chat(to, _) | Output::Control(to, _) => prop_assert!(people.iter().any(|p| p.0 == to)),
+                    // A disk that takes its time, or cannot read.
+                    Output::Page(to, older) => {
+                        prop_assert!(people.iter().any(|p| p.0 == to));
+                        pages.push((to, older));
+                    }
                     Output::TrackEnded(_) | Output::VideoWanted(..) | Output::Store(_) => {}
                 }
             }

@@ -1,5 +1,6 @@
 //! The client's side of a call: joining, who is there, chat that arrives once and in order, and coming back after a break.
 
+mod back;
 mod clock;
 mod moving;
 mod view;
@@ -7,6 +8,7 @@ mod view;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use self::back::{Back, Step};
 use self::clock::ClockSync;
 use self::moving::Moving;
 use self::view::View;
@@ -37,6 +39,7 @@ pub struct Session {
     /// The way to the process that takes over from the relay.
     moving: Option<Moving>,
     chat: Chat,
+    back: Back,
     view: View,
     clock: ClockSync,
     published_clock: Option<pb::Clock>,
@@ -110,6 +113,21 @@ pub struct ChatLine {
     pub sent_ms: u64,
 }
 
+impl ChatLine {
+    /// A line as it may be shown; none without an identity, which no honest relay sends.
+    #[must_use]
+    pub fn parse(line: pb::Line) -> Option<Self> {
+        Some(Self {
+            id: ChatId(<[u8; 16]>::try_from(&line.id[..]).ok()?),
+            seq: line.seq,
+            participant: ParticipantId(line.participant),
+            name: DisplayName::parse(&line.name).map_or_else(|_| "?".into(), |n| n.to_string()),
+            text: line.text,
+            sent_ms: line.sent_ms,
+        })
+    }
+}
+
 /// What [`Session::poll_output`] hands out.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
@@ -156,8 +174,23 @@ pub enum Event {
     PeerChanged(Peer),
     /// Somebody is gone.
     PeerLeft(ParticipantId),
+    /// The lines of chat that follow do not join on to those of before: they are the first, or more was written during a break than the
+    /// relay has at hand, or the relay has lost the chat.
+    ChatBegins {
+        /// The lines of before are of a chat that the relay has lost; otherwise they can be read back to.
+        lost: bool,
+        /// There may be older ones to read back to ([`Session::read_back`]).
+        more: bool,
+    },
     /// A new line of chat, each exactly once and in the room's order.
     Chat(ChatLine),
+    /// The answer to [`Session::read_back`].
+    ChatPage {
+        /// The lines just before the oldest one told since [`Event::ChatBegins`], oldest first.
+        lines: Vec<ChatLine>,
+        /// There may be older ones. Without lines: they cannot be had now.
+        more: bool,
+    },
     /// The relay has stored what we said, under this number.
     ChatStored(ChatId, u64),
     /// The relay will not store what we said.
@@ -234,6 +267,7 @@ enum State {
 /// The room's chat as far as this client has it.
 #[derive(Debug, Default)]
 struct Chat {
+    begun: bool,
     history: u64,
     last_seq: u64,
     outbox: VecDeque<pb::Post>,
@@ -265,6 +299,7 @@ impl Session {
             missed: BTreeMap::new(),
             moving: None,
             chat: Chat::default(),
+            back: Back::default(),
             view: View::default(),
             clock: ClockSync::default(),
             published_clock: None,
@@ -317,6 +352,7 @@ impl Session {
             Loss::Closed(_) | Loss::Network(_) => None,
         };
         (self.ping_at, self.moving) = (None, None);
+        self.back.disconnected();
         if let Some(end) = end {
             self.state = State::Over;
             return self.event(Event::Ended(end));
@@ -401,24 +437,16 @@ impl Session {
     pub fn handle_chat(&mut self, message: pb::ChatDown) {
         use pb::chat_down::Body;
         match message.body {
-            Some(Body::History(history)) => {
-                if history.id != self.chat.history {
-                    self.chat.history = history.id;
-                    self.chat.last_seq = 0;
-                }
-                self.chat.last_seq = self.chat.last_seq.max(history.after_seq);
-            }
+            Some(Body::History(history)) => self.handle_history(history),
             Some(Body::Line(line)) if line.seq > self.chat.last_seq => {
                 self.chat.last_seq = line.seq;
-                if let Ok(id) = <[u8; 16]>::try_from(&line.id[..]) {
-                    self.event(Event::Chat(ChatLine {
-                        id: ChatId(id),
-                        seq: line.seq,
-                        participant: ParticipantId(line.participant),
-                        name: DisplayName::parse(&line.name).map_or_else(|_| "?".into(), |n| n.to_string()),
-                        text: line.text,
-                        sent_ms: line.sent_ms,
-                    }));
+                if let Some(line) = ChatLine::parse(line) {
+                    self.event(Event::Chat(line));
+                }
+            }
+            Some(Body::Page(page)) => {
+                if let Some(step) = self.back.take(page, self.chat.history) {
+                    self.step_back(step);
                 }
             }
             Some(Body::Ack(ack)) => {
@@ -461,6 +489,12 @@ impl Session {
             None => {}
         }
         Ok(())
+    }
+
+    /// Wants the lines before the oldest one that was told. The answer is one [`Event::ChatPage`], in time; wishes until then are one.
+    pub fn read_back(&mut self, now: Instant) {
+        self.back.want(now);
+        self.poll_back(now);
     }
 
     /// Whether the relay has decided on everything that was said.
@@ -526,6 +560,7 @@ impl Session {
         if let Some(output) = self.moving.as_mut().and_then(|moving| moving.handle_timeout(now)) {
             self.output.push_back(output);
         }
+        self.poll_back(now);
     }
 
     /// What to do next, if anything.
@@ -540,16 +575,54 @@ impl Session {
             State::Waiting { until, .. } => Some(until),
             _ => None,
         };
-        let view = self.view.poll_timeout().filter(|_| self.state == State::Joined);
+        let joined = self.state == State::Joined;
+        let view = self.view.poll_timeout().filter(|_| joined);
+        let back = self.back.poll_timeout().filter(|_| joined);
         let missed = self.missed.values().min().copied();
         let moving = self.moving.as_ref().and_then(Moving::poll_timeout);
-        [retry, self.ping_at, view, missed, moving].into_iter().flatten().min()
+        [retry, self.ping_at, view, back, missed, moving].into_iter().flatten().min()
     }
 
     /// What to add to a peer's media time, in microseconds, to get a time of the local media clock; none while it is unknown.
     #[must_use]
     pub fn clock_difference(&self, peer: ParticipantId) -> Option<i64> {
         Some(clock::difference(self.clock.best()?, self.peers.get(&peer)?.clock?))
+    }
+
+    /// Where the lines that follow begin.
+    fn handle_history(&mut self, pb::History { id, after_seq }: pb::History) {
+        let other = id != self.chat.history;
+        let lost = other && self.chat.begun;
+        if other {
+            (self.chat.history, self.chat.last_seq) = (id, 0);
+        }
+        if !self.chat.begun || other || after_seq > self.chat.last_seq {
+            self.chat.begun = true;
+            self.back.begin(after_seq.saturating_add(1));
+            self.event(Event::ChatBegins { lost, more: after_seq > 0 });
+        }
+        self.chat.last_seq = self.chat.last_seq.max(after_seq);
+    }
+
+    fn poll_back(&mut self, now: Instant) {
+        while self.state == State::Joined
+            && let Some(step) = self.back.poll(now)
+        {
+            self.step_back(step);
+        }
+    }
+
+    fn step_back(&mut self, step: Step) {
+        match step {
+            Step::Ask(older) => {
+                let body = Some(pb::chat_up::Body::Older(older));
+                self.output.push_back(Output::Chat(pb::ChatUp { body }));
+            }
+            Step::Told(lines, more) => {
+                let lines = lines.into_iter().filter_map(ChatLine::parse).collect();
+                self.event(Event::ChatPage { lines, more });
+            }
+        }
     }
 
     fn handle_welcome(&mut self, now: Instant, welcome: pb::Welcome) {

@@ -80,6 +80,8 @@ impl Session {
         let Some(pb::relay_control::Body::Welcome(welcome)) = message.body else { return };
         let Some(Moving { at, stage: Stage::Joining }) = self.moving else { return };
         self.moving = None;
+        // A page that was asked for is asked for again.
+        self.back.disconnected();
         let clock = self.clock.clone();
         self.enter(now, welcome, |me| Event::Moved { me, at });
         // The process that takes over goes on with the clock of the one before.

@@ -344,6 +344,117 @@ fn lines_come_once_and_a_new_history_starts_over() {
     assert_eq!(seqs(&mut s), [1]);
 }
 
+fn history(s: &mut Session, id: u64, after_seq: u64) {
+    chat(s, pb::chat_down::Body::History(pb::History { id, after_seq }));
+}
+
+fn page(s: &mut Session, history: u64, before: u64, seqs: &[u64], more: bool) {
+    let line = |seq: &u64| match line(*seq) {
+        pb::chat_down::Body::Line(line) => line,
+        _ => unreachable!("it is a line"),
+    };
+    let lines = seqs.iter().map(line).collect();
+    chat(s, pb::chat_down::Body::Page(pb::Page { history, before, lines, more }));
+}
+
+/// What was asked for, as the number before which lines are wanted; and what was told, as numbers and whether there are more.
+fn read(s: &mut Session) -> (Vec<u64>, Vec<(Vec<u64>, bool)>) {
+    let (mut asked, mut told) = (Vec::new(), Vec::new());
+    for output in drain(s) {
+        match output {
+            Output::Chat(pb::ChatUp { body: Some(pb::chat_up::Body::Older(older)) }) => {
+                asked.push(older.before)
+            }
+            Output::Event(Event::ChatPage { lines, more }) => {
+                told.push((lines.iter().map(|l| l.seq).collect(), more));
+            }
+            _ => {}
+        }
+    }
+    (asked, told)
+}
+
+#[test]
+fn older_lines_are_read_back_page_by_page_to_the_first() {
+    let mut now = Instant::now();
+    let mut s = joined(now);
+    s.read_back(now);
+    assert_eq!(read(&mut s), (vec![], vec![]), "where the chat begins is not known yet");
+    history(&mut s, 5, 4);
+    assert_eq!(events(&mut s), [Event::ChatBegins { lost: false, more: true }]);
+    chat(&mut s, line(5));
+    s.handle_timeout(now, MediaTime::default());
+    assert_eq!(read(&mut s), (vec![5], vec![]));
+    s.read_back(now);
+    page(&mut s, 5, 4, &[3], true);
+    assert_eq!(read(&mut s), (vec![], vec![]), "one at a time, and the one that was asked for");
+    // What is doubled, out of place or not older is left out.
+    page(&mut s, 5, 5, &[3, 3, 2, 4, 5, 9], true);
+    assert_eq!(read(&mut s), (vec![], vec![(vec![3, 4], true)]));
+
+    s.read_back(now);
+    assert_eq!(read(&mut s).0, [0; 0], "sooner than the relay allows for good");
+    now = s.poll_timeout().expect("it is kept").max(now + back_interval());
+    s.handle_timeout(now, MediaTime::default());
+    assert_eq!(read(&mut s).0, [3]);
+    page(&mut s, 5, 3, &[1, 2], false);
+    assert_eq!(read(&mut s), (vec![], vec![(vec![1, 2], false)]));
+    s.read_back(now + back_interval());
+    assert_eq!(read(&mut s), (vec![], vec![(vec![], false)]), "nothing is before the first");
+}
+
+fn back_interval() -> Duration {
+    Duration::from_millis(250)
+}
+
+#[test]
+fn a_page_that_does_not_come_is_told_and_one_lost_with_the_connection_is_asked_for_again() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    history(&mut s, 5, 4);
+    s.read_back(now);
+    assert_eq!(read(&mut s).0, [5]);
+    s.handle_disconnected(now, Loss::Network("lost".into()));
+    let at = now + FIRST_RETRY;
+    s.handle_timeout(at, MediaTime::default());
+    welcome(&mut s, at, 1, &[]);
+    history(&mut s, 5, 3);
+    s.handle_timeout(at + back_interval(), MediaTime::default());
+    assert_eq!(read(&mut s), (vec![5], vec![]));
+    s.handle_timeout(at + Duration::from_secs(10), MediaTime::default());
+    assert_eq!(read(&mut s), (vec![], vec![(vec![], true)]), "an older relay does not know the question");
+    page(&mut s, 5, 5, &[4], true);
+    assert_eq!(read(&mut s).1, [], "too late");
+}
+
+#[test]
+fn what_was_written_during_a_break_and_is_not_at_hand_is_read_back_to() {
+    let now = Instant::now();
+    let mut s = joined(now);
+    history(&mut s, 5, 0);
+    chat(&mut s, line(1));
+    assert_eq!(events(&mut s)[0], Event::ChatBegins { lost: false, more: false });
+    s.read_back(now);
+    assert_eq!(read(&mut s).1, [(vec![], false)]);
+    s.handle_disconnected(now, Loss::Network("lost".into()));
+    s.handle_timeout(now + FIRST_RETRY, MediaTime::default());
+    welcome(&mut s, now, 1, &[]);
+    drain(&mut s);
+    history(&mut s, 5, 1);
+    assert_eq!(events(&mut s), [], "it goes on where it was");
+    history(&mut s, 5, 7);
+    assert_eq!(events(&mut s), [Event::ChatBegins { lost: false, more: true }]);
+    s.read_back(now + back_interval());
+    assert_eq!(read(&mut s).0, [8]);
+    history(&mut s, 6, 2);
+    page(&mut s, 6, 8, &[7], true);
+    assert_eq!(events(&mut s), [Event::ChatBegins { lost: true, more: true }]);
+    s.handle_timeout(now + back_interval(), MediaTime::default());
+    assert_eq!(read(&mut s).0, [3], "of the chat that there is now");
+    page(&mut s, 5, 3, &[1, 2], false);
+    assert_eq!(read(&mut s).1, [(vec![], true)], "a page of another chat is of no use");
+}
+
 #[test]
 fn texts_that_cannot_be_said_are_refused_at_once() {
     let mut s = joined(Instant::now());

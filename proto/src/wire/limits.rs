@@ -48,6 +48,17 @@ pub const LINE_COST: usize = 128;
 /// meanwhile.
 pub const MAX_PENDING: usize = 1024;
 
+/// Most lines of a page of older chat: several screens.
+pub const MAX_PAGE: u32 = 100;
+
+/// What a request for older lines counts as, in messages: the relay may have to read its disk for it. Five a second are more than
+/// anybody reads.
+pub const PAGE_COST: u32 = 10;
+
+/// Pages a second that a connection for nothing but old chat is given, and at once; who asks sooner waits. A page costs the thread that
+/// stores chat some 0.1 ms.
+pub const PAGE_RATE: (u32, u32) = (20, 20);
+
 /// Chat posts a second that a participant may keep up, and how many may come at once (a reconnecting client sends
 /// what it could not send before).
 pub const CHAT_RATE: (u32, u32) = (5, 50);

@@ -34,6 +34,12 @@
 //! order of the numbers. A client sends a post that was not acknowledged again after a reconnect. A history has a random
 //! id; when it differs from the one the client knew (the relay lost its memory), the client starts from the beginning.
 //!
+//! A relay has the newest lines of a room at hand and sends those to who joins (`History` says where they begin). A client asks for
+//! older ones page by page (`Older`), each before the oldest that it has, and is answered by `Page`: the lines just before that
+//! number, as many as were asked for, as the relay gives at once ([`limits::MAX_PAGE`]) and as fit a message, and whether there are
+//! more. A page may have to be read from a disk, so one at a time is under way for a client, others are ignored, and each counts
+//! as [`limits::PAGE_COST`] messages. A page of another history than the client's is of no use to it.
+//!
 //! # Pairing
 //! A client becomes known on a connection with ALPN `vchat-pair/1`. It opens one bidirectional stream (no type byte) for
 //! `PairUp`/`PairDown`; messages have at most [`limits::MAX_PAIRING`] bytes, and everything is over after
@@ -46,6 +52,12 @@
 //! An administrator's device invites others on a connection with ALPN `vchat-admin/1`: one bidirectional stream (no type byte)
 //! for one `AdminUp` of at most [`limits::MAX_HELLO`] bytes and one `AdminDown`, within [`limits::PAIRING_TIMEOUT`]. Any other
 //! device is closed with `NotAdmin`.
+//!
+//! # Old chat
+//! A device that may be in a room may read its chat without being there, on a connection with ALPN `vchat-history/1`: one
+//! bidirectional stream (no type byte) on which each `HistoryUp` of at most [`limits::MAX_HELLO`] bytes is answered by one
+//! `HistoryDown`. A device that was invited to other rooms is closed with `OtherRoom`. The relay answers at [`limits::PAGE_RATE`] and waits
+//! for each request [`limits::PAIRING_TIMEOUT`] at most.
 //!
 //! # The relay's next key
 //! A relay that changes its key announces the next one (`NextKey`) to every client after its welcome. A client verifies the

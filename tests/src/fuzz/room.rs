@@ -7,10 +7,10 @@ use arbitrary::{Arbitrary, Unstructured};
 use prost::Message;
 use vchat_proto::egress::{Egress, MAX_AUDIO_BYTES, MAX_VIDEO_BYTES, Queued};
 use vchat_proto::id::{DisplayName, FrameId, ParticipantId, TrackId};
-use vchat_proto::room::{Kept, Output, Room, Stored};
+use vchat_proto::room::{Kept, Older, Output, Room, Stored};
 use vchat_proto::units::{Bitrate, MediaTime};
 use vchat_proto::wire::datagram::{Dependency, HOP_LEN, Media, MediaHeader, MediaKind};
-use vchat_proto::wire::limits::{MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PARTICIPANTS};
+use vchat_proto::wire::limits::{MAX_CHAT_TEXT, MAX_DATAGRAM, MAX_FRAGMENTS, MAX_MESSAGE, MAX_PARTICIPANTS};
 use vchat_proto::wire::pb;
 
 #[derive(Arbitrary, Debug)]
@@ -69,6 +69,16 @@ enum Step {
         whole: bool,
         text: String,
     },
+    Older {
+        from: u8,
+        before: u64,
+        limit: u32,
+    },
+    /// The disk has read a page, or cannot.
+    PageRead {
+        readable: bool,
+        long: bool,
+    },
     Chat {
         from: u8,
         bytes: Vec<u8>,
@@ -98,15 +108,16 @@ struct Receiver {
 }
 
 /// Outputs go to people who are here, nobody gets their own media, or what they do not show or hear, or sound twice; chat is in
-/// order, queues keep their bounds, and small tracks are wanted and unwanted in turn.
+/// order, pages have no gaps and fit a message, queues keep their bounds, and small tracks are wanted and unwanted in turn.
 pub fn room(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let mut world = World {
-        room: Room::new(Kept { history: 7, ..Kept::default() }),
+        room: Room::new(kept()),
         now: Instant::now(),
         people: BTreeMap::new(),
         stored: 0,
-        lines: 0,
+        lines: KEPT,
+        pages: BTreeMap::new(),
     };
     while !input.is_empty()
         && let Ok(step) = Step::arbitrary(&mut input)
@@ -128,6 +139,12 @@ pub fn room(data: &[u8]) {
     }
 }
 
+/// The lines at hand are not all.
+fn kept() -> Kept {
+    let line = |seq| pb::Line { seq, ..pb::Line::default() };
+    Kept { history: 7, last_seq: KEPT, lines: (KEPT / 2..=KEPT).map(line).collect(), ..Kept::default() }
+}
+
 struct World {
     room: Room,
     now: Instant,
@@ -135,6 +152,8 @@ struct World {
     /// Posts that were to be stored, and lines that were.
     stored: u64,
     lines: u64,
+    /// Pages that are being read.
+    pages: BTreeMap<ParticipantId, Older>,
 }
 
 impl World {
@@ -237,6 +256,14 @@ impl World {
                 let id = vec![id; if whole { 16 } else { 5 }];
                 self.chat_of(from, pb::chat_up::Body::Post(pb::Post { id, text }));
             }
+            Step::Older { from, before, limit } => {
+                self.chat_of(from, pb::chat_up::Body::Older(pb::Older { before, limit }));
+            }
+            Step::PageRead { readable, long } => {
+                if let Some((to, older)) = self.pages.pop_first() {
+                    self.room.handle_page(to, older, readable.then(|| self.found(older, long)));
+                }
+            }
             Step::Chat { from, bytes } => {
                 if let (Some(id), Ok(message)) = (self.person(from), pb::ChatUp::decode(&bytes[..])) {
                     self.room.handle_chat(self.now, 0, id, message);
@@ -273,6 +300,16 @@ impl World {
                     }
                 }
                 Output::VideoWanted(to, _) => assert!(self.people.contains_key(&to), "{to:?} is not here"),
+                Output::Page(to, older) => {
+                    assert!(self.people.contains_key(&to), "{to:?} is not here");
+                    assert!(self.pages.insert(to, older).is_none(), "two pages for {to:?} are under way");
+                }
+                Output::Chat(_, pb::ChatDown { body: Some(pb::chat_down::Body::Page(page)) }) => {
+                    let gapless = page.lines.is_sorted_by(|a, b| a.seq + 1 == b.seq);
+                    assert!(gapless && page.lines.last().is_none_or(|l| l.seq < page.before));
+                    let message = pb::ChatDown { body: Some(pb::chat_down::Body::Page(page)) };
+                    assert!(message.encoded_len() <= MAX_MESSAGE);
+                }
                 Output::Chat(to, message) => {
                     if let (Some(r), Some(pb::chat_down::Body::Line(line))) =
                         (self.people.get_mut(&to), message.body)
@@ -321,6 +358,15 @@ impl World {
         while let Some(output) = self.room.poll_output() {
             assert!(matches!(output, Output::Control(..)), "a request is a message: {output:?}");
         }
+    }
+
+    /// The end of a long chat, as a disk would give it.
+    fn found(&self, older: Older, long: bool) -> Kept {
+        let end = older.before.min(10_000);
+        let text = "x".repeat(if long { MAX_CHAT_TEXT } else { 1 });
+        let line = |seq| pb::Line { seq, text: text.clone(), ..pb::Line::default() };
+        let lines = (end.saturating_sub(older.lines().into()).max(1)..end).map(line).collect();
+        Kept { history: 7, last_seq: self.lines, lines, ..Kept::default() }
     }
 
     /// One of those who are here.
@@ -392,6 +438,8 @@ fn pop(egress: &mut Egress) -> Option<Queued> {
     egress.pop_audio().or_else(|| egress.pop_base()).or_else(|| egress.pop_higher())
 }
 
+/// Lines that were written before.
+const KEPT: u64 = 20;
 /// Datagrams of one step: enough for a key frame, few enough to be quick.
 const MOST_AT_ONCE: u16 = 64;
 /// The smallest video datagrams, the largest frame that is kept beyond the bound, and audio.

@@ -30,6 +30,8 @@ enum Step {
     Control(Vec<u8>),
     History { id: u8, after_seq: u64 },
     Line { seq: u64, whole: bool },
+    ReadBack,
+    Page { history: u8, before: u64, lines: Vec<(u64, bool)>, more: bool },
     Ack(u8),
     Refuse(u8),
     Chat(Vec<u8>),
@@ -49,10 +51,14 @@ struct Promises {
     over: bool,
     peers: BTreeSet<ParticipantId>,
     last_line: u64,
+    /// The oldest line since the chat began.
+    first_line: Option<u64>,
+    /// Wishes for older lines that are not answered.
+    reading: bool,
     waiting: usize,
 }
 
-/// Peers come before they go, chat comes in order, nothing comes after the end, and timeouts pass.
+/// Peers come before they go, chat comes in order, also when it is read back, nothing comes after the end, and timeouts pass.
 pub fn session(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let (Ok(room), Ok(name)) = (RoomName::parse("r"), DisplayName::parse("n")) else { return };
@@ -92,6 +98,10 @@ pub fn session(data: &[u8]) {
                 let said = session.say(ChatId([id; 16]), "text").is_ok();
                 assert_eq!(said, promises.waiting < MAX_OUTBOX);
                 promises.waiting += usize::from(said);
+            }
+            Step::ReadBack => {
+                promises.reading = true;
+                session.read_back(now);
             }
             Step::State(muted) => session.set_media_state(pb::MediaState { muted, camera_off: false }),
             Step::NeedRefresh(track, decoded) => {
@@ -155,6 +165,16 @@ fn take(session: &mut Session, now: Instant, at: MediaTime, step: Step, id: u8) 
         Step::Line { seq, whole } => {
             let id = vec![1; if *whole { 16 } else { 3 }];
             Some(Chat::Line(pb::Line { seq: *seq, id, ..pb::Line::default() }))
+        }
+        Step::Page { history, before, lines, more } => {
+            let line = |(seq, whole): &(u64, bool)| pb::Line {
+                seq: *seq,
+                id: vec![1; if *whole { 16 } else { 3 }],
+                ..pb::Line::default()
+            };
+            let (history, before) = ((*history).into(), *before);
+            let lines = lines.iter().map(line).collect();
+            Some(Chat::Page(pb::Page { history, before, lines, more: *more }))
         }
         Step::Ack(id) => Some(Chat::Ack(pb::Ack { id: vec![*id; 16], seq: 1 })),
         Step::Refuse(id) => Some(Chat::Refusal(pb::Refusal { id: vec![*id; 16], reason: 1 })),
@@ -224,9 +244,20 @@ impl Promises {
                 assert!(self.peers.contains(&peer.id), "{:?} is not here", peer.id);
             }
             Event::PeerLeft(id) => assert!(self.peers.remove(&id), "{id:?} was not here"),
+            Event::ChatBegins { .. } => self.first_line = None,
             Event::Chat(line) => {
                 assert!(line.seq > self.last_line, "{} after {}", line.seq, self.last_line);
                 self.last_line = line.seq;
+                self.first_line.get_or_insert(line.seq);
+            }
+            Event::ChatPage { lines, more } => {
+                assert!(std::mem::take(&mut self.reading), "a page that nobody wants");
+                assert!(lines.is_sorted_by(|a, b| a.seq < b.seq), "out of order");
+                if let (Some(first), Some(last)) = (self.first_line, lines.last()) {
+                    assert!(last.seq < first, "{} is not before {first}", last.seq);
+                }
+                self.first_line = lines.first().map(|l| l.seq).or(self.first_line);
+                assert!(!more || self.first_line != Some(1), "more before the first");
             }
             Event::ChatStored(..) | Event::ChatRefused(..) => self.waiting -= 1,
             Event::Ended(_) => {

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::ensure;
 use serde_json::Value;
 use tempfile::TempDir;
+use vchat_proto::wire::limits::CHAT_RATE;
 
 use super::bin;
 use super::process::Process;
@@ -79,6 +81,24 @@ impl Call {
             command.env_remove(variable);
         }
         Ok(command)
+    }
+
+    /// Has `writer` write `line 1` and so on in an empty lobby: they come anew for each burst that a relay takes at once.
+    pub fn write_lines(&self, lines: u64) -> anyhow::Result<()> {
+        let numbers: Vec<u64> = (1..=lines).collect();
+        for burst in numbers.chunks(CHAT_RATE.1 as usize) {
+            let mut writer = self.join("writer", "")?;
+            writer.wait_for_event_named("joined")?;
+            for n in burst {
+                writer.send_line(&format!("line {n}"))?;
+            }
+            let last = burst.last().copied();
+            writer.wait_for_event("the last line", |e| {
+                e["event"] == "chat-sent" && e["seq"].as_u64() == last
+            })?;
+            ensure!(writer.terminate()?.success(), "the writer failed");
+        }
+        Ok(())
     }
 
     /// Starts a client as [`Self::client`] describes it.

@@ -254,6 +254,8 @@ pub mod keys {
     pub const RIGHT: u32 = 0xff53;
     /// The down arrow.
     pub const DOWN: u32 = 0xff54;
+    /// Page up.
+    pub const PAGE_UP: u32 = 0xff55;
     /// The left shift key.
     pub const SHIFT: u32 = 0xffe1;
     /// The left control key.

@@ -369,7 +369,11 @@ impl Client {
             Event::Chat(line) => self.chat.push(line),
             Event::ChatStored(id, seq) => self.stored.push((id, seq)),
             Event::ChatRefused(id, why) => panic!("the relay refused {id}: {why:?}"),
-            Event::Reconnecting(_) | Event::NextKey(_) | Event::Audience { .. } => {}
+            Event::ChatBegins { .. }
+            | Event::ChatPage { .. }
+            | Event::Reconnecting(_)
+            | Event::NextKey(_)
+            | Event::Audience { .. } => {}
             Event::Moved { .. } => panic!("this relay has no successor"),
             Event::Ended(end) => panic!("a session ended: {end:?}"),
         }

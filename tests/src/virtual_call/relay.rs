@@ -166,6 +166,8 @@ impl Relay {
                     }
                 }
                 Output::Store(post) => self.store(&post),
+                // All that was written is at hand.
+                Output::Page(id, older) => self.room.handle_page(id, older, None),
                 Output::Media(id, header, body) => {
                     let Some(c) = to(connections, id) else { continue };
                     c.down.sender.push(at, header, body);
