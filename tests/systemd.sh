@@ -126,12 +126,19 @@ DEBIAN_FRONTEND=noninteractive apt-get -qq -y reinstall "$dir"/vchatd_*.deb >"$w
 is vchatd ActiveState active || fail "the service runs after an upgrade"
 within 20 "everybody comes back after an upgrade" both reconnected 4
 
+backup=$(vchatd backup) || fail "a backup can be made while people talk"
+[ "$(stat -c %a "$backup") $(stat -c %a "$backup/identity.pem")" = "700 600" ] || fail "a backup is private"
+vchatd backup /srv/backups 2>"$work/err" && fail "the sandbox holds"
+grep -q 'leave DIR out' "$work/err" || fail "it says what to do: $(cat "$work/err")"
+systemctl start vchatd-backup.service || fail "the daily backup works"
+[ "$(find /var/lib/private/vchatd/backups -name backup.json | wc -l)" -eq 2 ] || fail "it makes another one"
+both reconnecting 5 && fail "nobody was interrupted"
+cp -r "$backup" "$work/backup"
 systemctl stop vchatd
-tar -C /var/lib/private -cf "$work/vchatd.tar" vchatd
 rm -rf /var/lib/private/vchatd
-tar -C /var/lib/private -xf "$work/vchatd.tar"
-systemctl start vchatd
-within 20 "everybody comes back to a relay that was put back from its archive" both reconnected 5
+cp -r "$work/backup" /var/lib/private/vchatd
+systemctl start vchatd || fail "a relay starts from its backup"
+within 20 "everybody comes back to a relay that was put back from its backup" both reconnected 5
 vchatd history lobby | grep -q 'ann: hello' || fail "with its chat"
 
 systemctl start vchatd-sealed.socket vchatd-sealed.service || fail "the sealed service starts"

@@ -11,7 +11,7 @@ use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_proto::id::RoomName;
 use vchat_proto::units::seconds_of_text;
 
-use crate::control::{Invite, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
+use crate::control::{Invite, MAX_KEPT, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
 
 /// vchatd: the relay of a vchat. People who were invited join it with `vchat-client`.
 #[derive(Clone, Debug, Parser)]
@@ -117,6 +117,24 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LINES)))]
         limit: u32,
         /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy everything that another machine needs to be this relay, while it runs, and print where to
+    #[command(after_help = "Examples:\n  \
+        vchatd backup                          into backups/ of the state directory, the newest seven are kept\n  \
+        vchatd backup /srv/backups --keep 30   into a directory that the relay may write to\n\n\
+        To put it back: stop the relay, put the copy in the place of its state directory, start it.\n\
+        It holds the relay's private key.")]
+    Backup {
+        /// The directory that gets it, as a directory named by the time, YYYYMMDD-HHMMSS [default: backups in the state
+        /// directory]
+        #[arg(value_name = "DIR", value_parser = absolute)]
+        dir: Option<String>,
+        /// How many of the newest are kept there; older ones are removed
+        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_KEPT)))]
+        keep: u32,
+        /// One JSON object: path, bytes, removed
         #[arg(long)]
         json: bool,
     },
@@ -462,6 +480,7 @@ impl Command {
             Self::History { room, before, limit, json } => {
                 (Request::History { room, before, limit }, output(json))
             }
+            Self::Backup { dir, keep, json } => (Request::Backup { dir, keep }, output(json)),
             Self::Invite { rooms, uses, ttl, host, code, admin, qr, json } => {
                 let invite = Invite { rooms, uses, ttl_s: ttl, host, code, admin };
                 (Request::Invite(invite), if qr { Output::Qr } else { output(json) })
@@ -573,6 +592,12 @@ fn seconds(text: &str) -> Result<u64, &'static str> {
 fn room(text: &str) -> Result<String, String> {
     let name = RoomName::parse(text).map_err(|e| format!("this is no name for a room: {e}"))?;
     Ok(name.as_str().into())
+}
+
+/// A directory as the relay finds it, which runs elsewhere.
+fn absolute(text: &str) -> Result<String, String> {
+    let path = std::path::absolute(text).map_err(|e| e.to_string())?;
+    path.into_os_string().into_string().map_err(|_| "the name of the directory is not UTF-8".into())
 }
 
 fn uses() -> clap::builder::RangedI64ValueParser<u32> {
@@ -701,6 +726,11 @@ mod tests {
         let history = Request::History { room: "team".into(), before: Some(9), limit: 50 };
         assert_eq!(asked(&["history", "team", "--before", "9"]), (history, Output::Text));
         assert_eq!(asked(&["restart"]), (Request::Restart, Output::Text));
+        assert_eq!(asked(&["backup"]), (Request::Backup { dir: None, keep: 7 }, Output::Text));
+        let elsewhere = Request::Backup { dir: Some("/srv/backups".into()), keep: 30 };
+        assert_eq!(asked(&["backup", "/srv/backups", "--keep", "30", "--json"]), (elsewhere, Output::Json));
+        let here = std::env::current_dir().expect("a directory").join("b").to_string_lossy().into_owned();
+        assert_eq!(asked(&["backup", "b"]).0, Request::Backup { dir: Some(here), keep: 7 });
         assert_eq!(asked(&["invites"]).0, Request::Invites);
         assert_eq!(asked(&["invites", "cancel"]).0, Request::CancelInvites);
         assert!(flags(&["run"]).command.and_then(Command::request).is_none());
@@ -727,6 +757,8 @@ mod tests {
             &["history"],
             &["history", " "],
             &["history", "a", "--limit", "0"],
+            &["backup", "a", "b"],
+            &["backup", "--keep", "0"],
             &["run", "--chat-days", "0"],
             &["run", "--chat-lines", "0"],
             &["--public", "a b"],

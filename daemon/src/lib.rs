@@ -13,6 +13,7 @@
 
 mod admin;
 mod archive;
+mod backup;
 pub mod config;
 mod connection;
 pub mod control;

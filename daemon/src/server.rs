@@ -303,7 +303,8 @@ impl Server {
 
     /// What the control socket works on.
     fn office(&self) -> Office {
-        Office { shared: self.shared.clone() }
+        let (shared, state_dir) = (self.shared.clone(), self.config.state_dir.clone());
+        Office { shared, state_dir, backing_up: Arc::default() }
     }
 }
 

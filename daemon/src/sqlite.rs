@@ -4,7 +4,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rusqlite::Connection;
+use anyhow::Context;
+use rusqlite::{Connection, OpenFlags};
 
 /// Opens or begins a file, with a write-ahead log of which every commit is synchronised (`synchronous = FULL`). Use it from one
 /// thread.
@@ -15,6 +16,17 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     Ok(db)
+}
+
+/// Copies a database as it is at one moment into an empty file, while others write to it and do not wait: it is read as any reader
+/// of a write-ahead log would.
+///
+/// Never read the file of an open database by other means: closing it takes away the locks of this whole process (POSIX).
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let to = to.to_str().context("its name is not UTF-8")?;
+    let db = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    db.execute("VACUUM INTO ?1", [to])?;
+    Ok(())
 }
 
 /// Gives a file its tables: each of the steps makes one version of the one before, the first that of an empty file.

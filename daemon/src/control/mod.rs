@@ -9,10 +9,14 @@ mod print;
 mod qr;
 mod serve;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::ask::{AskError, ask};
-pub(crate) use self::office::{MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make};
+pub(crate) use self::office::{
+    MAX_KEPT, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make,
+};
 pub use self::print::show;
 pub(crate) use self::serve::{Door, serve};
 
@@ -51,6 +55,13 @@ pub enum Request {
     },
     /// Another process takes over, without a break.
     Restart,
+    /// A copy of everything that the relay keeps.
+    Backup {
+        /// The directory that gets it; without one, a directory of the relay's own.
+        dir: Option<String>,
+        /// How many of the newest there are kept.
+        keep: u32,
+    },
     /// The relay's keys.
     Key,
     /// Change the relay's key.
@@ -58,6 +69,16 @@ pub enum Request {
         /// At once, whoever knows the next one.
         now: bool,
     },
+}
+
+impl Request {
+    /// How long the relay takes for it at most.
+    const fn patience(&self) -> Duration {
+        match self {
+            Self::Backup { .. } => BACKUP_PATIENCE,
+            _ => PATIENCE,
+        }
+    }
 }
 
 /// What an invite is to be like.
@@ -87,6 +108,12 @@ pub enum Reply {
     /// It is not done, in a sentence.
     Failed(String),
 }
+
+/// For most requests.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Some gigabytes from and to a slow disk.
+const BACKUP_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Largest request: a few dozen names of rooms.
 const MAX_REQUEST: u64 = 64 * 1024;

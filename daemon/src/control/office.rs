@@ -1,12 +1,13 @@
 //! What the relay does for its operator.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_certs::code::Code;
 use vchat_certs::invite::Link;
@@ -16,6 +17,7 @@ use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::pb;
 
 use super::{Invite, Reply, Request};
+use crate::backup;
 use crate::keys::{self, Progress};
 use crate::registry::{Device, Grant, Invited, OpenInvites, Registry, Role, SelectError, unix_ms_now};
 use crate::server::{Settings, Shared};
@@ -24,6 +26,10 @@ use crate::server::{Settings, Shared};
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) shared: Arc<Shared>,
+    /// Where the relay keeps everything.
+    pub(crate) state_dir: PathBuf,
+    /// Held while a backup is made: two would only slow each other.
+    pub(crate) backing_up: Arc<Mutex<()>>,
 }
 
 /// What the relay is called and where it is reached.
@@ -64,6 +70,7 @@ impl Office {
             Request::Revoke { device } => self.revoke(device).await,
             Request::History { room, before, limit } => self.history(&room, before, limit).await,
             Request::Restart => self.restart().await,
+            Request::Backup { dir, keep } => self.backup(dir, keep).await,
             Request::Key => self.keys(keys::Command::Show).await,
             Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
         };
@@ -145,6 +152,23 @@ impl Office {
         self.shared.restarts.send(answer).await.context("the relay is stopping")?;
         let pid = answered.await.context("the relay is stopping")??;
         Ok(json!({ "pid": pid }))
+    }
+
+    async fn backup(&self, dir: Option<String>, keep: u32) -> anyhow::Result<Value> {
+        let Ok(held) = self.backing_up.clone().try_lock_owned() else {
+            anyhow::bail!("a backup is being made already");
+        };
+        let state_dir = self.state_dir.clone();
+        let dir = dir.map_or_else(|| backup::default_dir(&state_dir), PathBuf::from);
+        let make = move || {
+            // Held by the work itself: who asked may be gone before it is done.
+            let _held = held;
+            backup::make(&state_dir, &dir, keep.clamp(1, MAX_KEPT) as usize)
+        };
+        let made = tokio::task::spawn_blocking(make).await.context("the backup failed")??;
+        tracing::info!(path = %made.path.display(), bytes = made.bytes, "made a backup");
+        let removed: Vec<String> = made.removed.iter().map(|path| path.display().to_string()).collect();
+        Ok(json!({"path": made.path.display().to_string(), "bytes": made.bytes, "removed": removed}))
     }
 
     async fn keys(
@@ -234,5 +258,7 @@ pub(crate) const MAX_USES: u32 = 1000;
 pub(crate) const MIN_SECONDS: u64 = 60;
 pub(crate) const MAX_SECONDS: u64 = 90 * 24 * 3600;
 const MAX_ROOMS: usize = 32;
+/// Backups of one directory: three years of daily ones.
+pub(crate) const MAX_KEPT: u32 = 1000;
 /// Lines of chat at once: of the longest, a few megabytes.
 pub(crate) const MAX_LINES: u32 = 1000;

@@ -40,6 +40,7 @@ pub fn show(request: &Request, answer: &Value, output: Output, terminal: bool) -
         },
         Request::History { .. } => plain(history(answer)),
         Request::Restart => plain(format!("process {} has taken over", answer["pid"])),
+        Request::Backup { .. } => backup(answer),
         Request::Key | Request::RotateKey { .. } => plain(key(answer)),
     }
 }
@@ -110,6 +111,12 @@ fn history(answer: &Value) -> String {
         format!("{:>6}  {}  {}: {said}", line["seq"].to_string(), when(&line["sent"]), text(&line["name"]))
     };
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn backup(answer: &Value) -> Shown {
+    let removed: Vec<&str> = answer["removed"].as_array().into_iter().flatten().map(text).collect();
+    let hint = if removed.is_empty() { String::new() } else { format!("made way: {}", removed.join(", ")) };
+    Shown { text: text(&answer["path"]).into(), hint }
 }
 
 fn key(answer: &Value) -> String {

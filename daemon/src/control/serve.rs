@@ -11,9 +11,10 @@ use anyhow::Context;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::office::Office;
-use super::{MAX_REQUEST, Reply, Request};
+use super::{MAX_REQUEST, PATIENCE, Reply, Request};
 
 /// The socket in the file system; gone when dropped.
 pub(crate) struct Door {
@@ -62,7 +63,7 @@ pub(crate) async fn serve(listener: UnixListener, office: Office) {
                 let office = office.clone();
                 // They end by themselves, also when this does not listen any more.
                 tokio::spawn(async move {
-                    if let Err(e) = tokio::time::timeout(PATIENCE, answer(stream, &office)).await {
+                    if let Err(e) = answer(stream, &office).await {
                         tracing::debug!("a control request was not ended: {e}");
                     }
                     drop(place);
@@ -85,18 +86,16 @@ async fn answer(stream: UnixStream, office: &Office) -> io::Result<()> {
     }
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
-    (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line).await?;
+    timeout(PATIENCE, (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => office.handle(request).await,
+        Ok(request) => timeout(request.patience(), office.handle(request)).await?,
         Err(e) => Reply::Failed(format!("the relay does not understand the request: {e}")),
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
-    stream.get_mut().write_all(&text).await
+    timeout(PATIENCE, stream.get_mut().write_all(&text)).await?
 }
 
 /// Operators at once; more wait.
 const MAX_CLIENTS: usize = 8;
-/// For a request and its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use vchat_certs::codes::OpenCodes;
 
 use super::invites::Grant;
-use crate::sqlite;
+use crate::{backup, sqlite};
 
 /// Devices and link invites on disk, spoken codes in memory.
 ///
@@ -32,7 +32,7 @@ impl Ledger {
     /// Opens or begins `vchatd.db` in a directory that is made if need be.
     ///
     /// # Errors
-    /// Another daemon uses the directory, or the file cannot be used or is of a later version.
+    /// Another daemon uses the directory, or a backup that was put into it is not whole, or the file cannot be used or is of a later version.
     pub(crate) fn open(state_dir: &Path) -> anyhow::Result<Self> {
         let mut dirs = fs::DirBuilder::new();
         dirs.recursive(true)
@@ -40,6 +40,7 @@ impl Ledger {
             .create(state_dir)
             .with_context(|| format!("cannot create directory {}", state_dir.display()))?;
         let lock = lock(state_dir)?;
+        backup::accept(state_dir)?;
         let path = state_dir.join("vchatd.db");
         let open = || -> anyhow::Result<Connection> {
             let db = sqlite::open(&path)?;
