@@ -10,16 +10,10 @@ use clap::Args;
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 use vchat_certs::identity::Identity;
-use vchat_proto::hop;
-use vchat_proto::packetize::Packetizer;
 use vchat_proto::stats::Distribution;
-use vchat_proto::units::{Bitrate, MediaTime};
-use vchat_proto::wire::datagram::{Media, MediaKind};
-use vchat_proto::wire::hop::Packet;
-use vchat_proto::wire::pb;
 
+use super::attendee::{Arrived, Attendee, TRACKS};
 use super::guest::{self, Guest};
 use super::kills::{record, summary};
 use super::machine::Machine;
@@ -29,7 +23,7 @@ use crate::netem::Random;
 /// How many people lose their relay.
 #[derive(Args, Clone, Debug)]
 pub struct RestartOptions {
-    /// People in calls, each of whom sends sound
+    /// People in calls, each of whom sends sound and pictures
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=500))]
     clients: u32,
     /// People to a room
@@ -45,19 +39,21 @@ pub struct RestartOptions {
 
 /// Measures as the options say, and prints the result to stdout.
 pub fn run_restart(options: &RestartOptions) -> anyhow::Result<()> {
-    let [noticed, heard] = Runtime::new()?.block_on(measure(options))?.each_ref().map(summary);
+    let [noticed, heard, seen] = Runtime::new()?.block_on(measure(options))?.each_ref().map(summary);
     let text = if options.json {
         json!({
             "machine": Machine::read().json(), "clients": options.clients, "together": options.together, "runs": options.runs,
             "noticed_ms": {"p50": noticed[0], "p99": noticed[1], "max": noticed[2]},
             "heard_ms": {"p50": heard[0], "p99": heard[1], "max": heard[2]},
+            "seen_ms": {"p50": seen[0], "p99": seen[1], "max": seen[2]},
         })
         .to_string()
     } else {
         format!(
             "{} clients, {} to a room, {} kills; after the new start of the relay\n\
              a client knows                  p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n\
-             and hears somebody again        p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+             and hears somebody again        p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms\n\
+             and sees somebody again         p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
             options.clients,
             options.together,
             options.runs,
@@ -66,14 +62,17 @@ pub fn run_restart(options: &RestartOptions) -> anyhow::Result<()> {
             noticed[2],
             heard[0],
             heard[1],
-            heard[2]
+            heard[2],
+            seen[0],
+            seen[1],
+            seen[2]
         )
     };
     writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
 }
 
-/// Until people knew, and until they heard somebody.
-async fn measure(options: &RestartOptions) -> anyhow::Result<[Distribution; 2]> {
+/// Until people knew, until they heard somebody, and until they saw somebody.
+async fn measure(options: &RestartOptions) -> anyhow::Result<[Distribution; 3]> {
     let mut relay = Relay::start()?;
     let identities = guest::devices(&relay, options.clients as usize).await?;
     let crowd = Arc::new(Crowd(Mutex::new(vec![Person::default(); identities.len()])));
@@ -83,7 +82,7 @@ async fn measure(options: &RestartOptions) -> anyhow::Result<[Distribution; 2]> 
         people.spawn(person(relay.address(), identity, room, place, crowd.clone()));
     }
     crowd.wait_for_all().await?;
-    let mut times = [Distribution::default(), Distribution::default()];
+    let mut times = <[Distribution; 3]>::default();
     for _ in 0..options.runs {
         // Until round trips are known and everybody is where they would be in a call.
         tokio::time::sleep(SETTLE).await;
@@ -98,7 +97,7 @@ async fn measure(options: &RestartOptions) -> anyhow::Result<[Distribution; 2]> 
         let start = Instant::now();
         crowd.wait_for_all().await?;
         for person in crowd.lock().iter() {
-            for (at, times) in [person.noticed, person.heard].into_iter().zip(&mut times) {
+            for (at, times) in [person.noticed, person.heard, person.seen].into_iter().zip(&mut times) {
                 record(times, start, at.context("everybody is back")?);
             }
         }
@@ -114,6 +113,7 @@ struct Crowd(Mutex<Vec<Person>>);
 struct Person {
     noticed: Option<Instant>,
     heard: Option<Instant>,
+    seen: Option<Instant>,
 }
 
 impl Crowd {
@@ -133,10 +133,16 @@ impl Crowd {
         }
     }
 
+    fn sees(&self, place: usize) {
+        if let Some(person) = self.lock().get_mut(place) {
+            person.seen.get_or_insert_with(Instant::now);
+        }
+    }
+
     async fn wait_for_all(&self) -> anyhow::Result<()> {
         let end = Instant::now() + DEADLINE;
-        while !self.lock().iter().all(|person| person.heard.is_some()) {
-            ensure!(Instant::now() < end, "somebody hears nobody");
+        while !self.lock().iter().all(|person| person.heard.is_some() && person.seen.is_some()) {
+            ensure!(Instant::now() < end, "somebody hears or sees nobody");
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
@@ -153,8 +159,8 @@ async fn person(
 ) -> anyhow::Result<()> {
     let mut random = Random::new(place as u64, 0);
     loop {
-        if let Ok(guest) = Guest::join(relay, &identity, &room, &[pb::TrackKind::Microphone]).await {
-            talk(&guest, place, &crowd).await?;
+        if let Ok(guest) = Guest::join(relay, &identity, &room, &TRACKS).await {
+            talk(guest, place, &crowd).await?;
             crowd.notices(place);
         }
         // As `vchat_proto::session` does.
@@ -162,47 +168,18 @@ async fn person(
     }
 }
 
-/// Sends sound, and listens, until the connection is gone.
-async fn talk(guest: &Guest, place: usize, crowd: &Crowd) -> anyhow::Result<()> {
-    let connection = &guest.line.connection;
-    let track = *guest.tracks.first().context("a track")?;
-    let mut microphone = Packetizer::new(MediaKind::Audio, track);
-    let mut hop = hop::Sender::new(Instant::now(), hop::Settings { start: RATE, video_max: RATE });
-    // Microphones are not in step.
-    let mut ticks =
-        tokio::time::interval_at((Instant::now() + EVERY * (place as u32 % 16) / 16).into(), EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (began, mut heard) = (Instant::now(), false);
-    loop {
-        tokio::select! {
-            _ = connection.closed() => return Ok(()),
-            datagram = connection.read_datagram() => {
-                let Ok(datagram) = datagram else { return Ok(()) };
-                if !heard && matches!(Packet::parse(datagram), Ok((_, Packet::Media(_) | Packet::Bundle(_)))) {
-                    heard = true;
-                    crowd.hears(place);
-                }
-            }
-            _ = ticks.tick() => {
-                let captured = MediaTime::from_micros(u64::try_from(began.elapsed().as_micros())?);
-                for datagram in microphone.packetize(&[7; BYTES], false, captured)? {
-                    let media = Media::parse(datagram.freeze())?;
-                    hop.push(Instant::now(), media.header, media.body);
-                }
-                while let Some(datagram) = hop.poll_datagram(Instant::now()) {
-                    if connection.send_datagram(datagram).is_err() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
+/// Is in the call until the connection is gone.
+async fn talk(mut guest: Guest, place: usize, crowd: &Crowd) -> anyhow::Result<()> {
+    let mut attendee = Attendee::new(&guest, Instant::now())?;
+    let arrived = |what| match what {
+        Arrived::Sound { .. } => crowd.hears(place),
+        // Not before: nothing can be decoded.
+        Arrived::Picture { key: true } => crowd.sees(place),
+        Arrived::Picture { key: false } | Arrived::Left => {}
+    };
+    attendee.attend(&mut guest.control, arrived).await
 }
 
-/// As long as a packet of sound that leaves with the one before it.
-const EVERY: Duration = Duration::from_millis(20);
-const BYTES: usize = 80;
-const RATE: Bitrate = Bitrate::from_kbps(300);
 /// The first wait of a client that lost its relay.
 const RETRY: Duration = Duration::from_millis(50);
 const SETTLE: Duration = Duration::from_secs(2);

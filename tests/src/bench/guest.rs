@@ -1,6 +1,6 @@
 //! Clients made by hand: of a client they are what a relay sees, without devices and codecs.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
@@ -56,7 +56,7 @@ async fn pair(relay: SocketAddr, identity: &Identity, link: &Link) -> anyhow::Re
 /// A connection and its socket.
 pub(super) struct Line {
     pub(super) connection: Connection,
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 impl Line {
@@ -73,7 +73,26 @@ impl Line {
     /// Connects from a socket of its own.
     pub(super) async fn new(endpoint: Endpoint, relay: SocketAddr) -> anyhow::Result<Self> {
         let connection = endpoint.connect(relay, "vchat")?.await?;
-        Ok(Self { connection, _endpoint: endpoint })
+        Ok(Self { connection, endpoint })
+    }
+
+    /// Connects from another address of this machine. The relay holds failures, and many handshakes, against addresses.
+    pub(super) async fn open_from(
+        from: Ipv4Addr,
+        relay: SocketAddr,
+        identity: &Identity,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
+        let (tls, _) = client_config(identity, ServerTrust::FirstUse, purpose)?;
+        let mut endpoint = Endpoint::client((from, 0).into())?;
+        endpoint.set_default_client_config(vchat_quic::client_config(tls)?);
+        Self::new(endpoint, relay).await
+    }
+
+    /// Is gone without a word, as when the power fails.
+    pub(super) fn vanish(self) -> anyhow::Result<()> {
+        // From this socket nothing reaches a relay at an IPv4 address, the farewell neither.
+        Ok(self.endpoint.rebind(UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?)?)
     }
 }
 

@@ -19,11 +19,14 @@
 //! | `machine` | where all this was measured |
 //! | `flood` | a call while its relay is flooded |
 //! | `kills`, `crowd` | a relay that is killed: the chat, and how long people notice |
+//! | `soak` | a relay for a long time |
 //! | `memory` | what clients and strangers can make a relay hold |
 //! | `stoi` | how well speech is understood |
-//! | `guest`, `resident` | clients made by hand, the memory of a process |
+//! | `guest`, `attendee`, `writer` | clients made by hand, their sound and pictures, their chat |
+//! | `resident` | the memory of a process |
 
 mod anchor;
+mod attendee;
 mod bars;
 mod call;
 mod chat;
@@ -45,6 +48,7 @@ mod pixels;
 mod profile;
 mod report;
 mod resident;
+pub mod soak;
 mod sound;
 mod speech;
 mod stage;
@@ -52,6 +56,7 @@ mod step;
 pub mod stoi;
 mod table;
 mod traffic;
+mod writer;
 
 use std::io::Write;
 use std::time::Duration;
@@ -62,6 +67,7 @@ pub use kills::{KillsOptions, chat_while_killed, run_kills};
 pub use memory::{MemoryOptions, run_memory};
 pub use options::{CallOptions, TableOptions};
 pub use profile::Profile;
+pub use soak::{SoakOptions, run_soak};
 pub use table::run_table;
 
 use self::machine::Machine;

@@ -113,6 +113,11 @@ impl Process {
         self.stderr.lock().lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
+    /// The same, each line once: as if it had not been there afterwards.
+    pub fn take_stderr_lines(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.stderr.lock().lines).into_iter().map(|(_, line)| line).collect()
+    }
+
     /// From now on, only output to come counts.
     pub fn forget_lines(&mut self) {
         self.stdout.lock().lines.clear();
