@@ -4,9 +4,10 @@
 //! less each line costs; and nothing is answered before it is on the disk.
 
 mod book;
+mod calendar;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -15,6 +16,7 @@ use vchat_proto::room::{Author, Kept, Post, Stored};
 
 pub(crate) use self::book::Retention;
 use self::book::{Book, BookError};
+use self::calendar::Calendar;
 use crate::registry::unix_ms_now;
 
 /// The way to the thread. It ends with the last of these.
@@ -90,12 +92,14 @@ impl Archive {
 
     /// Forgets what is too old, now and then. Never ends.
     pub(crate) async fn keep_tidy(self) {
-        let mut tick = tokio::time::interval(TIDY);
+        let mut tick = tokio::time::interval_at((Instant::now() + SETTLED).into(), TIDY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut calendar = Calendar::default();
         loop {
             tick.tick().await;
+            let now_ms = calendar.time(Instant::now(), unix_ms_now());
             // When there is too much else to do, the next hour is as good.
-            drop(self.0.try_send(Job::Forget { now_ms: unix_ms_now() }));
+            drop(self.0.try_send(Job::Forget { now_ms }));
         }
     }
 
@@ -209,6 +213,8 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 256;
 /// How often old lines are looked for.
 const TIDY: Duration = Duration::from_secs(3600);
+/// Before the first look: a machine that starts with a wrong clock has set it by then.
+const SETTLED: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests;
