@@ -20,6 +20,7 @@
 //! | `flood` | a call while its relay is flooded |
 //! | `kills`, `crowd` | a relay that is killed: the chat, and how long people notice |
 //! | `soak` | a relay for a long time |
+//! | `posts` | how fast chat is stored |
 //! | `memory` | what clients and strangers can make a relay hold |
 //! | `stoi` | how well speech is understood |
 //! | `guest`, `attendee`, `writer` | clients made by hand, their sound and pictures, their chat |
@@ -45,6 +46,7 @@ mod options;
 mod outages;
 mod page;
 mod pixels;
+pub mod posts;
 mod profile;
 mod report;
 mod resident;
@@ -66,8 +68,9 @@ pub use flood::{FloodOptions, run_flood};
 pub use kills::{KillsOptions, chat_while_killed, run_kills};
 pub use memory::{MemoryOptions, run_memory};
 pub use options::{CallOptions, TableOptions};
+pub use posts::{ChatOptions, run_chat};
 pub use profile::Profile;
-pub use soak::{SoakOptions, run_soak};
+pub use soak::{ShortConnections, SoakOptions, run_soak, short_connections};
 pub use table::run_table;
 
 use self::machine::Machine;

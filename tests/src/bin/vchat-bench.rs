@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use vchat_tests::bench::{
-    CallOptions, FloodOptions, KillsOptions, MemoryOptions, RestartOptions, SoakOptions, TableOptions,
+    CallOptions, ChatOptions, FloodOptions, KillsOptions, MemoryOptions, RestartOptions, SoakOptions,
+    TableOptions,
 };
-use vchat_tests::bench::{run_call, run_flood, run_kills, run_memory, run_restart, run_soak, run_table};
+use vchat_tests::bench::{
+    run_call, run_chat, run_flood, run_kills, run_memory, run_restart, run_soak, run_table,
+};
 use vchat_tests::estimators::{EstimatorOptions, run_estimators};
 
 /// Measures vchat with real programs, codecs and sound servers, and its parts on simulated networks.
@@ -82,6 +85,17 @@ handshakes and pairings. Measured is how the relay's resident memory grows. All 
   vchat-bench memory --clients 100 --together 2"
     )]
     Memory(MemoryOptions),
+    /// How long chat takes to be on the relay's disk, and how much a second gets there
+    #[command(
+        long_about = "How long chat takes to be on the relay's disk, and how much a second gets there.
+
+Clients made by hand write in many rooms: first at a modest rate, of which the time from each line to its acknowledgement is
+measured, and then as fast as lines are acknowledged. Everything runs on this machine, the disk is that of the temporary directory
+(TMPDIR). It fails when a line is refused, lost, doubled or out of order.",
+        after_help = "Example: few large rooms, in which each line goes to many:
+  vchat-bench chat --rooms 20 --writers 500"
+    )]
+    Chat(ChatOptions),
     /// A relay for a long time, with people who stay and others who come and go
     #[command(
         long_about = "A relay for a long time, with people who stay and others who come and go.
@@ -115,6 +129,7 @@ fn main() -> ExitCode {
         What::Kills(options) => run_kills(&options),
         What::Restart(options) => run_restart(&options),
         What::Memory(options) => run_memory(&options),
+        What::Chat(options) => run_chat(&options),
         What::Soak(options) => run_soak(&options),
         What::Estimators(options) => run_estimators(&options),
     };

@@ -2,6 +2,7 @@
 
 mod regular;
 mod report;
+mod short;
 mod slope;
 mod visitor;
 mod watch;
@@ -17,18 +18,19 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use vchat_proto::wire::limits::CHAT_HISTORY;
 
-use self::regular::{Lines, Media, Regular};
+use self::regular::{Media, Regular};
+pub use self::short::{ShortConnections, short_connections};
 use self::visitor::Visits;
 use self::watch::Watch;
 use super::guest;
-use super::writer::Writer;
+use super::writer::{Tally, Writer};
 use crate::harness::Relay;
 
 /// How long to watch a relay.
 #[derive(Args, Clone, Debug)]
 pub struct SoakOptions {
-    /// Time of all of it. The first two fifths warm the relay up: rooms that were left stay for ten minutes, so with less than half
-    /// an hour the memory still grows with them
+    /// Time of all of it. The first half warms the relay up: rooms that were left stay for ten minutes, so with less than half an
+    /// hour the memory still grows with them
     #[arg(long, default_value_t = 30.0, value_parser = minutes)]
     minutes: f64,
     /// People who stay, in rooms of four; a third as many come and go
@@ -40,10 +42,10 @@ pub struct SoakOptions {
 }
 
 /// What came of it.
-struct Soaked {
+pub struct Soaked {
     watch: Watch,
     media: Media,
-    lines: Lines,
+    lines: Tally,
     visits: Visits,
     /// What must not happen, and did.
     losses: Vec<String>,
@@ -70,7 +72,7 @@ impl Stage {
 /// # Errors
 /// Something was lost that must not be: a line of chat, or somebody's connection.
 pub fn run_soak(options: &SoakOptions) -> anyhow::Result<()> {
-    let soaked = Runtime::new()?.block_on(soak(options))?;
+    let soaked = soak(options)?;
     let text = if options.json { soaked.json(options).to_string() } else { soaked.text(options)? };
     writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")?;
     match &soaked.losses[..] {
@@ -79,7 +81,12 @@ pub fn run_soak(options: &SoakOptions) -> anyhow::Result<()> {
     }
 }
 
-async fn soak(options: &SoakOptions) -> anyhow::Result<Soaked> {
+/// Watches a relay as the options say.
+pub fn soak(options: &SoakOptions) -> anyhow::Result<Soaked> {
+    Runtime::new()?.block_on(measure(options))
+}
+
+async fn measure(options: &SoakOptions) -> anyhow::Result<Soaked> {
     let mut relay = Relay::start_with(&["--mdns", "off", "--log", "json"])?;
     let visitors = options.clients.div_ceil(3);
     let mut devices = guest::devices(&relay, (options.clients + visitors) as usize + 1).await?;
@@ -102,7 +109,7 @@ async fn soak(options: &SoakOptions) -> anyhow::Result<Soaked> {
     let mut soaked = Soaked {
         watch: Watch::default(),
         media: Media::default(),
-        lines: Lines::default(),
+        lines: Tally::default(),
         visits: Visits::default(),
         losses: Vec::new(),
     };
@@ -123,6 +130,30 @@ async fn soak(options: &SoakOptions) -> anyhow::Result<Soaked> {
 }
 
 impl Soaked {
+    /// Lines, connections and entries that were lost and must not be, in words.
+    #[must_use]
+    pub fn losses(&self) -> &[String] {
+        &self.losses
+    }
+
+    /// Warnings and errors in the relay's log.
+    #[must_use]
+    pub fn surprises(&self) -> &[String] {
+        &self.watch.surprises
+    }
+
+    /// How often somebody came in who did not stay.
+    #[must_use]
+    pub const fn joins(&self) -> u64 {
+        self.visits.joins()
+    }
+
+    /// Lines of chat that were stored.
+    #[must_use]
+    pub const fn lines(&self) -> u64 {
+        self.lines.stored + self.visits.lines
+    }
+
     /// Looks at the relay for a while; ends early when somebody who should stay is gone.
     async fn watch_for(
         &mut self,
@@ -146,9 +177,8 @@ impl Soaked {
         let mut writers = Vec::new();
         for regular in &mut regulars {
             match regular.settle().await {
-                Ok((writer, lines)) => {
-                    self.lines.stored += lines.stored;
-                    self.lines.delays.merge(&lines.delays);
+                Ok(writer) => {
+                    self.lines.add(&writer.tally);
                     writers.push((regular.room.clone(), writer));
                 }
                 Err(e) => self.losses.push(format!("{e:#}")),
@@ -180,14 +210,14 @@ impl Soaked {
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
-    let minutes = text.parse().ok().filter(|minutes| (0.5..=10_000.0).contains(minutes));
-    minutes.ok_or_else(|| "give a number of minutes from 0.5 to 10000".into())
+    let minutes = text.parse().ok().filter(|minutes| (0.1..=10_000.0).contains(minutes));
+    minutes.ok_or_else(|| "give a number of minutes from 0.1 to 10000".into())
 }
 
 /// People to a room.
 const TOGETHER: u32 = 4;
 
-/// A part of the time: of half an hour, twelve minutes. By then there are as many rooms that were left as there ever will be.
-const WARM_UP: f64 = 0.4;
+/// A part of the time: of half an hour, 15 minutes. By then there are as many rooms that were left as there ever will be.
+const WARM_UP: f64 = 0.5;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);

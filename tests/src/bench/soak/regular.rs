@@ -15,14 +15,14 @@ use vchat_proto::wire::limits::CHAT_RATE;
 use super::Stage;
 use crate::bench::attendee::{Arrived, Attendee, TRACKS, say_goodbye};
 use crate::bench::guest::Guest;
-use crate::bench::writer::{Told, Writer};
+use crate::bench::writer::Writer;
 use crate::netem::Random;
 
 /// Somebody in a call, who also writes now and then.
 pub(super) struct Regular {
     pub(super) room: String,
     media: JoinHandle<anyhow::Result<Media>>,
-    chat: JoinHandle<anyhow::Result<(Writer, Lines)>>,
+    chat: JoinHandle<anyhow::Result<Writer>>,
     leave: watch::Sender<bool>,
 }
 
@@ -36,16 +36,6 @@ pub(super) struct Media {
     /// Through the relay.
     pub(super) delays: Distribution,
     pub(super) pictures: u64,
-}
-
-/// What one has written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Lines {
-    pub(super) stored: u64,
-    /// Not by the relay's fault alone: a disk may be full. But none is in a soak.
-    pub(super) refused: u64,
-    /// Until each was acknowledged.
-    pub(super) delays: Distribution,
 }
 
 impl Regular {
@@ -71,7 +61,7 @@ impl Regular {
     }
 
     /// After the end: waits until all that it has written is answered.
-    pub(super) async fn settle(&mut self) -> anyhow::Result<(Writer, Lines)> {
+    pub(super) async fn settle(&mut self) -> anyhow::Result<Writer> {
         (&mut self.chat).await?.with_context(|| format!("the chat of {}", self.room))
     }
 
@@ -152,19 +142,11 @@ async fn write(
     mut over: watch::Receiver<bool>,
     lines: u32,
     mut random: Random,
-) -> anyhow::Result<(Writer, Lines)> {
-    let (mut count, mut report) = (0, Lines::default());
-    let mut next = Instant::now();
+) -> anyhow::Result<Writer> {
+    let (mut count, mut next) = (0, Instant::now());
     loop {
         tokio::select! {
-            told = writer.told() => match told? {
-                Told::Stored(delay) => {
-                    report.stored += 1;
-                    report.delays.record(i64::try_from(delay.as_micros())?);
-                }
-                Told::Refused => report.refused += 1,
-                Told::Line => {}
-            },
+            read = writer.read() => read?,
             () = tokio::time::sleep_until(next.into()) => {
                 count += 1;
                 writer.write(&format!("line {count} of somebody who has something to say now and then")).await?;
@@ -174,11 +156,9 @@ async fn write(
             _ = over.changed() => break,
         }
     }
-    ensure!(report.refused == 0, "{} lines were refused", report.refused);
-    let open = writer.waiting() as u64;
     writer.settle().await?;
-    report.stored += open;
-    Ok((writer, report))
+    ensure!(writer.tally.refused == 0, "{} lines were refused", writer.tally.refused);
+    Ok(writer)
 }
 
 /// A little less than what may be kept up, for whoever waits longer for a turn.

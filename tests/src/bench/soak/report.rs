@@ -24,7 +24,7 @@ impl Soaked {
             "strangers": self.visits.strangers, "revoked": self.visits.revoked,
             "sound": self.media.sound, "sound_lost": self.media.lost, "pictures": self.media.pictures,
             "sound_delay_ms": {"p50": delays[0], "p99": delays[1], "max": delays[2]},
-            "lines": self.lines.stored + self.visits.lines,
+            "lines": self.lines(),
             "ack_ms": {"p50": answers[0], "p99": answers[1], "max": answers[2]},
             "surprises": self.watch.surprises, "losses": self.losses,
         })
@@ -67,7 +67,7 @@ impl Soaked {
         writeln!(
             text,
             "chat        {} lines; acknowledged p50 {:.1} ms, p99 {:.1} ms, max {:.0} ms",
-            self.lines.stored + visits.lines,
+            self.lines(),
             answers[0],
             answers[1],
             answers[2]

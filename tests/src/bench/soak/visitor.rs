@@ -112,6 +112,7 @@ async fn be_there(
         if let Some(writer) = &mut writer {
             writer.write("hello, and goodbye").await?;
             writer.settle().await?;
+            ensure!(writer.tally.refused == 0, "a line was refused");
         }
         tokio::time::sleep(stay).await;
         anyhow::Ok(())
