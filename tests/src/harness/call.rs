@@ -31,7 +31,8 @@ impl Call {
         Self::with(Relay::start_with(options)?)
     }
 
-    fn with(relay: Relay) -> anyhow::Result<Self> {
+    /// Around a relay that runs.
+    pub fn with(relay: Relay) -> anyhow::Result<Self> {
         Ok(Self { relay, dir: tempfile::Builder::new().prefix("vchat-call").tempdir()? })
     }
 

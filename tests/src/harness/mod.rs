@@ -4,6 +4,7 @@
 //! is always for something that happens; a deadline only bounds a failure.
 
 mod call;
+mod clock;
 mod display;
 mod image;
 mod process;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 
 pub use call::Call;
+pub use clock::Clock;
 pub use display::{Window, Xvfb, keys};
 pub use image::Image;
 pub use process::{DEADLINE, Process};

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, ensure};
@@ -20,6 +20,9 @@ pub struct Relay {
     process: Process,
     address: SocketAddr,
     state: TempDir,
+    /// The same directory, as it is found from here.
+    reached: PathBuf,
+    under: Vec<String>,
     options: Vec<String>,
     /// The process that has taken over from the one that was started here.
     successor: Option<Successor>,
@@ -33,10 +36,19 @@ impl Relay {
 
     /// The same with these options.
     pub fn start_with(options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_under(&[], options)
+    }
+
+    /// The same by a command that ends in starting a program, such as `env NAME=VALUE` or `unshare -m`, and becomes it: `{state}`
+    /// in its words is the relay's directory.
+    pub fn start_under(words: &[&str], options: &[&str]) -> anyhow::Result<Self> {
         let state = tempfile::Builder::new().prefix("vchat-relay").tempdir()?;
+        let under: Vec<String> =
+            words.iter().map(|word| word.replace("{state}", &state.path().to_string_lossy())).collect();
         let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-        let (process, address) = relay(([127, 0, 0, 1], 0).into(), state.path(), &options)?;
-        Ok(Self { process, address, state, options, successor: None })
+        let (process, address) = relay(([127, 0, 0, 1], 0).into(), state.path(), &under, &options)?;
+        let reached = reach(state.path(), &under, &process);
+        Ok(Self { process, address, state, reached, under, options, successor: None })
     }
 
     /// The relay's process, for what it prints.
@@ -98,14 +110,15 @@ impl Relay {
 
     /// Starts it again on the same port when it has ended, with the same key if that is still there.
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        (self.process, self.address) = relay(self.address, self.state.path(), &self.options)?;
+        (self.process, self.address) = relay(self.address, self.state.path(), &self.under, &self.options)?;
+        self.reached = reach(self.state.path(), &self.under, &self.process);
         Ok(())
     }
 
     /// Where it keeps its key.
     #[must_use]
     pub fn state(&self) -> &Path {
-        self.state.path()
+        &self.reached
     }
 
     /// Where clients find it.
@@ -147,12 +160,32 @@ pub fn relay_command(listen: SocketAddr, state: &Path) -> anyhow::Result<Command
     Ok(command)
 }
 
-fn relay(listen: SocketAddr, state: &Path, options: &[String]) -> anyhow::Result<(Process, SocketAddr)> {
+fn relay(
+    listen: SocketAddr,
+    state: &Path,
+    under: &[String],
+    options: &[String],
+) -> anyhow::Result<(Process, SocketAddr)> {
     let mut command = relay_command(listen, state)?;
     command.args(options);
+    if let [first, others @ ..] = under {
+        let relay = std::mem::replace(&mut command, Command::new(first));
+        command.args(others).arg(relay.get_program()).args(relay.get_args());
+        clean(&mut command);
+    }
     let mut process = Process::spawn(&mut command)?;
     let address = process.wait_for_address()?;
     Ok((process, address))
+}
+
+/// A relay that was started by another command may see other files under the same names.
+fn reach(state: &Path, under: &[String], process: &Process) -> PathBuf {
+    let seen = state.strip_prefix("/").unwrap_or(state);
+    if under.is_empty() {
+        state.into()
+    } else {
+        Path::new(&format!("/proc/{}/root", process.id())).join(seen)
+    }
 }
 
 /// Nothing of a relay that is set up on this machine.
