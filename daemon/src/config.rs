@@ -25,6 +25,7 @@ use crate::control::{Invite, MAX_KEPT, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SEC
         vchatd invite --code --room team     a code to say on the telephone, for one room\n  \
         vchatd devices revoke ann            lets a device in no longer\n  \
         vchatd check-config --config FILE    says what is wrong in it\n  \
+        vchatd status                        who is busy, and how much\n  \
         vchatd restart                       after an upgrade; calls go on\n\n\
         Exit codes: 0 done, 2 wrong usage or configuration, 3 the relay is not running, 1 anything else.\n\
         Logs go to stderr; RUST_LOG sets the level (default: info)."
@@ -34,7 +35,8 @@ pub struct Flags {
     command: Option<Command>,
 
     /// A TOML file with the same settings: listen = ["ADDR:PORT"], state-dir = "DIR", control = "PATH", log = "text",
-    /// public = "HOST:PORT", mdns = "auto", chat-days = 365, chat-lines = 100000, trust-on-first-use = false
+    /// public = "HOST:PORT", mdns = "auto", chat-days = 365, chat-lines = 100000, metrics = "ADDR:PORT",
+    /// trust-on-first-use = false
     #[arg(long, env = "VCHATD_CONFIG", value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
@@ -83,6 +85,11 @@ struct RunArgs {
     /// Lines of chat that are kept of a room [default: 100000]
     #[arg(long, env = "VCHATD_CHAT_LINES", value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
     chat_lines: Option<u32>,
+
+    /// TCP address at which everybody who reaches it reads how the relay is (HTTP: /metrics for Prometheus, and /health); port 0
+    /// takes any free one [default: none, only the control socket]
+    #[arg(long, env = "VCHATD_METRICS", value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
 
     /// Let everybody in who reaches the port, and remember their keys. For a network without strangers only
     #[arg(long, env = "VCHATD_TRUST_ON_FIRST_USE")]
@@ -189,6 +196,16 @@ enum Command {
         #[command(subcommand)]
         action: Option<DevicesAction>,
         /// A JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how busy the relay is: rooms and who is in them by number, traffic, load
+    #[command(after_help = "Examples:\n  \
+        vchatd status                          a page to read\n  \
+        vchatd status --json                   one object\n  \
+        curl --unix-socket /run/vchatd/control.sock http://vchatd/metrics    more of it, for Prometheus; also /health")]
+    Status {
+        /// One JSON object
         #[arg(long)]
         json: bool,
     },
@@ -326,6 +343,7 @@ struct File {
     chat_days: Option<u32>,
     #[serde(default, deserialize_with = "lines")]
     chat_lines: Option<u32>,
+    metrics: Option<SocketAddr>,
     trust_on_first_use: Option<bool>,
 }
 
@@ -348,6 +366,8 @@ pub struct Config {
     pub chat_age: Duration,
     /// Lines of chat that are kept of a room.
     pub chat_lines: u64,
+    /// TCP address for metrics and health, besides the control socket.
+    pub metrics: Option<SocketAddr>,
     /// Whether an unknown key is let in and remembered.
     pub trust_on_first_use: bool,
 }
@@ -366,6 +386,7 @@ impl Config {
             mdns: Mdns::Off,
             chat_age: DAY.saturating_mul(CHAT_DAYS),
             chat_lines: CHAT_LINES.into(),
+            metrics: None,
             trust_on_first_use: false,
         }
     }
@@ -387,6 +408,9 @@ impl fmt::Display for Config {
         writeln!(f, "mdns = {}", text(&name_of(self.mdns)))?;
         writeln!(f, "chat-days = {}", self.chat_age.as_secs() / DAY.as_secs())?;
         writeln!(f, "chat-lines = {}", self.chat_lines)?;
+        if let Some(metrics) = self.metrics {
+            writeln!(f, "metrics = {}", text(&metrics.to_string()))?;
+        }
         write!(f, "trust-on-first-use = {}", self.trust_on_first_use)
     }
 }
@@ -465,6 +489,7 @@ impl RunArgs {
             mdns: self.mdns.or(other.mdns),
             chat_days: self.chat_days.or(other.chat_days),
             chat_lines: self.chat_lines.or(other.chat_lines),
+            metrics: self.metrics.or(other.metrics),
             trust_on_first_use: self.trust_on_first_use || other.trust_on_first_use,
         }
     }
@@ -497,6 +522,7 @@ impl Command {
             Self::Devices { action: Some(DevicesAction::Revoke { device, json }), .. } => {
                 (Request::Revoke { device }, output(json))
             }
+            Self::Status { json } => (Request::Status, output(json)),
             Self::Key { action: None, json } | Self::Key { action: Some(KeyAction::Show { json }), .. } => {
                 (Request::Key, output(json))
             }
@@ -559,6 +585,7 @@ fn merge(flags: Flags, file: File, dirs: Dirs) -> Result<Config, ConfigError> {
         mdns: run.mdns.or(file.mdns).unwrap_or(Mdns::Auto),
         chat_age: DAY.saturating_mul(chat_days),
         chat_lines: run.chat_lines.or(file.chat_lines).unwrap_or(CHAT_LINES).into(),
+        metrics: run.metrics.or(file.metrics),
         trust_on_first_use: run.trust_on_first_use || file.trust_on_first_use.unwrap_or(false),
     })
 }
@@ -680,6 +707,7 @@ mod tests {
             ("chat-days = -1", "-1"),
             ("chat-lines = 0", "chat-lines is 0"),
             ("mdns = 'maybe'", "maybe"),
+            ("metrics = 'nonsense'", "socket address"),
             ("log = 1", "string"),
         ] {
             let why = merged(&[], &format!("# a comment\n{wrong}\n")).expect_err(wrong).to_string();
@@ -690,7 +718,7 @@ mod tests {
     #[test]
     fn what_check_config_prints_is_a_configuration() {
         let file = "listen = ['1.2.3.4:5', '[::1]:6']\nstate-dir = '/var/x \"y\"'\nlog = 'json'
-            public = 'relay.example'\nchat-days = 7\nchat-lines = 5";
+            public = 'relay.example'\nchat-days = 7\nchat-lines = 5\nmetrics = '[::1]:9433'";
         let config = merged(&["check-config"], file).expect("good");
         assert_eq!((config.chat_age, config.chat_lines), (Duration::from_secs(7 * 24 * 3600), 5));
         assert_eq!(merged(&[], &config.to_string()).expect("good"), config, "{config}");
@@ -721,6 +749,8 @@ mod tests {
         let rename = Request::Rename { device: "a".into(), name: "b c".into() };
         assert_eq!(asked(&["devices", "rename", "a", "b c"]).0, rename);
         assert_eq!(asked(&["devices", "revoke", "a"]).0, Request::Revoke { device: "a".into() });
+        assert_eq!(asked(&["status"]), (Request::Status, Output::Text));
+        assert_eq!(asked(&["status", "--json"]), (Request::Status, Output::Json));
         assert_eq!(asked(&["key"]).0, Request::Key);
         assert_eq!(asked(&["key", "rotate", "--now"]).0, Request::RotateKey { now: true });
         let history = Request::History { room: "team".into(), before: Some(9), limit: 50 };
@@ -761,6 +791,7 @@ mod tests {
             &["backup", "--keep", "0"],
             &["run", "--chat-days", "0"],
             &["run", "--chat-lines", "0"],
+            &["--metrics", "localhost"],
             &["--public", "a b"],
         ] {
             let all = std::iter::once("vchatd").chain(args.iter().copied());

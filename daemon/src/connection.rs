@@ -1,5 +1,6 @@
 //! One client's connection, from the end of the handshake to the goodbye.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -30,10 +31,11 @@ use crate::outbox::{self, Inbox, Outbox};
 use crate::pairing::{self, Desk};
 use crate::probe;
 use crate::registry::{Admission, Device, Ledger, unix_ms_now};
-use crate::room::{Command, Join, Link, ToReceiver, sleep_until};
+use crate::room::{Command, Join, Joined, Link, ToReceiver, sleep_until};
 use crate::seats::Seat;
 use crate::sender;
 use crate::server::{Attempt, Shared};
+use crate::stats::{ClientStats, Dropped, RoomNumber};
 
 /// Serves a client that has met the relay with the key `relay`: pairs it, or takes it into a room until it leaves, breaks the
 /// protocol or vanishes.
@@ -64,6 +66,7 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
                 }
                 Err(code) => {
                     tracing::info!(address = %connection.remote_address(), fingerprint = %pin, "refused a device: {}", code.reason());
+                    shared.stats.events().refused(code);
                     vchat_quic::close(&connection, code);
                     let stranger = matches!(code, CloseCode::NotPaired | CloseCode::Revoked);
                     attempt.settle(if stranger { Outcome::Failed { proven: true } } else { Outcome::Gone });
@@ -115,13 +118,18 @@ async fn call(connection: Connection, device: Device, relay: Pin, shared: &Share
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
         Ok(Err(Gone::Refused(code))) => {
             tracing::info!(%address, "refused a client: {}", code.reason());
+            shared.stats.events().refused(code);
             return vchat_quic::close(&connection, code);
         }
-        Err(_) => return vchat_quic::close(&connection, CloseCode::HelloTimeout),
+        Err(_) => {
+            shared.stats.events().refused(CloseCode::HelloTimeout);
+            return vchat_quic::close(&connection, CloseCode::HelloTimeout);
+        }
     };
     vchat_quic::welcome(&connection);
     let (id, room) = (guest.id, guest.room.clone());
     tracing::info!(participant = id.0, %address, fingerprint = %pin, agent = %guest.agent, "joined");
+    let present = shared.stats.enter(guest.room_number, id, &connection, guest.stats.clone());
     let end = attend(&connection, guest, Keys { device: pin, relay }, shared).await;
     let reason = match end {
         End::Goodbye => {
@@ -144,6 +152,8 @@ async fn call(connection: Connection, device: Device, relay: Pin, shared: &Share
         },
     };
     tracing::info!(participant = id.0, "left: {}", in_words(reason));
+    drop(present);
+    shared.stats.events().left(reason);
     shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
     // Fails only when the room itself has ended.
     drop(room.send(Command::Leave(id, connection.stable_id(), reason)).await);
@@ -170,11 +180,13 @@ struct Guest {
     id: ParticipantId,
     agent: String,
     room: mpsc::Sender<Command>,
+    room_number: RoomNumber,
     control: Stream,
     /// Into the queue that `control` writes from.
     control_in: Outbox,
     chat: Inbox,
     media: mpsc::Receiver<ToReceiver>,
+    stats: Arc<ClientStats>,
 }
 
 /// A stream of which the relay reads with a deframer and writes messages from a queue.
@@ -229,23 +241,25 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
         let (chat_in, chat) = outbox::new(CHAT_QUEUE);
         let (media_in, media) = mpsc::channel(MEDIA_QUEUE);
         let (answer, joined) = oneshot::channel();
+        let stats = Arc::<ClientStats>::default();
         let link = Link {
             connection: connection.clone(),
             control: control_in.clone(),
             chat: chat_in,
             media: media_in,
+            stats: stats.clone(),
         };
         let pin = device.pin.0;
         let join = Join { pin, seat: known, name: name.clone(), hello: hello.clone(), link, answer };
         drop(room.send(Command::Join(Box::new(join))).await);
         match joined.await {
-            Ok(Ok(id)) => {
+            Ok(Ok(Joined { id, room: room_number })) => {
                 let proof = pb::Seat { proof: shared.seats.proof(seat(id)) };
                 let body = pb::relay_control::Body::Seat(proof);
                 // Full only where the task of this very client would find the same.
                 drop(control_in.post(frame(&pb::RelayControl { body: Some(body) })));
                 let control = Stream { receive, deframer, send, queue: control };
-                return Ok(Guest { id, agent, room, control, control_in, chat, media });
+                return Ok(Guest { id, agent, room, room_number, control, control_in, chat, media, stats });
             }
             Ok(Err(code)) => return Err(Gone::Refused(code)),
             // The room ended in this very moment; the next one is new.
@@ -264,12 +278,12 @@ pub(crate) fn room_of(device: &Device, named: &str) -> Result<RoomName, CloseCod
 
 /// Carries everything between the connection and the room until one of them ends.
 async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Shared) -> End {
-    let Guest { id, room, control, control_in, chat, media, .. } = guest;
+    let Guest { id, room, control, control_in, chat, media, stats, .. } = guest;
     let mut tasks = JoinSet::new();
     let (to_sender, reports) = mpsc::channel(REPORT_QUEUE);
-    let ways = sender::Ways { from_room: media, reports, to_room: room.clone() };
+    let ways = sender::Ways { from_room: media, reports, to_room: room.clone(), stats: stats.clone() };
     tasks.spawn(sender::run(connection.clone(), id, ways));
-    tasks.spawn(read_media(connection.clone(), id, room.clone(), to_sender));
+    tasks.spawn(read_media(connection.clone(), id, room.clone(), to_sender, stats));
     tasks.spawn(announce_next_key(connection.clone(), shared.keys.clone(), met.relay, control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
@@ -400,6 +414,7 @@ async fn read_media(
     id: ParticipantId,
     room: mpsc::Sender<Command>,
     to_sender: mpsc::Sender<Report>,
+    stats: Arc<ClientStats>,
 ) {
     let mut limit = TokenBucket::new(MEDIA_RATE);
     let mut receiver = hop::Receiver::new(Instant::now());
@@ -407,6 +422,7 @@ async fn read_media(
         let datagram = tokio::select! {
             datagram = connection.read_datagram() => {
                 let Ok(datagram) = datagram else { return };
+                stats.received.count(datagram.len());
                 Some(datagram)
             }
             () = sleep_until(receiver.poll_timeout()) => None,
@@ -414,7 +430,7 @@ async fn read_media(
         let now = Instant::now();
         // Too much is dropped, not punished: an encoder may overshoot. Here and not in the room, or one who sends too much
         // would take the others' places in its queue.
-        if let Some(datagram) = datagram.filter(|_| limit.take(now, 1)) {
+        if let Some(datagram) = datagram.filter(|_| is_within(&mut limit, now, &stats)) {
             // A copy, because quinn gives out parts of what it read from the socket at once, up to 64 kB: what waits for
             // receivers or joiners would keep all of that.
             match Packet::parse(Bytes::copy_from_slice(&datagram)) {
@@ -430,19 +446,32 @@ async fn read_media(
             let mut first = true;
             while let Some(media) = receiver.poll_media() {
                 // What came in one bundle, or was restored at once, counts one by one.
-                if !std::mem::take(&mut first) && !limit.take(now, 1) {
+                if !std::mem::take(&mut first) && !is_within(&mut limit, now, &stats) {
                     continue;
                 }
                 // A full room drops the newest media: it is overloaded, and what waits is older.
-                drop(room.try_send(Command::Media(id, media)));
+                if room.try_send(Command::Media(id, media)).is_err() {
+                    stats.drop_one(Dropped::RoomBusy);
+                }
             }
         }
-        if let Some(report) = receiver.poll_report(now)
-            && connection.send_datagram(report).is_err()
-        {
-            return;
+        if let Some(report) = receiver.poll_report(now) {
+            stats.sent.count(report.len());
+            stats.note_uplink(receiver.totals());
+            if connection.send_datagram(report).is_err() {
+                return;
+            }
         }
     }
+}
+
+/// Whether one more datagram is within what a client may send; counts those that are not.
+fn is_within(limit: &mut TokenBucket, now: Instant, stats: &ClientStats) -> bool {
+    let within = limit.take(now, 1);
+    if !within {
+        stats.drop_one(Dropped::TooFast);
+    }
+    within
 }
 
 /// Does something with a client that has no business sending datagrams yet: what nobody reads would wait in quinn.

@@ -21,7 +21,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ use vchat_quic::RelaySocket;
 
 use crate::room::Command;
 use crate::server::{Restart, Shared};
-use crate::service;
+use crate::service::{self, Sockets};
 
 /// What the process that takes over is given, beside its files and sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub(crate) struct Heir {
 pub struct Inheritance {
     stream: Stream,
     pub(crate) estate: Estate,
-    pub(crate) sockets: Vec<UdpSocket>,
+    pub(crate) sockets: Sockets,
     /// For each socket, where to pass on what belongs to the process before.
     outlets: Vec<StdUnixStream>,
 }
@@ -75,7 +75,11 @@ impl Heir {
     ///
     /// # Errors
     /// It cannot. Nothing has been given away then.
-    pub(crate) async fn start(estate: Estate, sockets: &[(RelaySocket, UdpSocket)]) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        estate: Estate,
+        sockets: &[(RelaySocket, UdpSocket)],
+        metrics: Option<&TcpListener>,
+    ) -> anyhow::Result<Self> {
         let program = PROGRAM.get().context("the program's file is not known")?;
         let (ours, theirs) = StdUnixStream::pair()?;
         let pairs = sockets.iter().map(|_| StdUnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
@@ -88,8 +92,9 @@ impl Heir {
         }
         let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
-        let fds: Vec<BorrowedFd<'_>> =
-            sockets.iter().map(|(_, udp)| udp.as_fd()).chain(outlets.iter().map(AsFd::as_fd)).collect();
+        let sockets = sockets.iter().map(|(_, udp)| udp.as_fd());
+        let fds = sockets.chain(outlets.iter().map(AsFd::as_fd)).chain(metrics.map(AsFd::as_fd));
+        let fds: Vec<BorrowedFd<'_>> = fds.collect();
         let mut heir = Self { child, stream: Stream::new(ours.try_clone()?)?, passages };
         let ready = async {
             send(&ours, &serde_json::to_vec(&estate)?, &fds)?;
@@ -162,11 +167,12 @@ impl Inheritance {
         let from = StdUnixStream::from(stdin);
         from.set_read_timeout(Some(PATIENCE))?;
         let (estate, fds) = receive(&from).context("there is no relay to take over from")?;
-        ensure!(fds.len() % 2 == 0 && !fds.is_empty(), "there are no sockets to take over");
-        let outlets = fds.len() / 2;
+        ensure!(fds.len() > 1, "there are no sockets to take over");
+        let count = fds.len() / 2;
         let mut fds = fds.into_iter();
-        let sockets = fds.by_ref().take(outlets).map(UdpSocket::from).collect();
-        let outlets = fds.map(StdUnixStream::from).collect();
+        let calls = fds.by_ref().take(count).map(UdpSocket::from).collect();
+        let outlets = fds.by_ref().take(count).map(StdUnixStream::from).collect();
+        let sockets = Sockets { calls, metrics: fds.next().map(TcpListener::from) };
         let mut stream = Stream::new(from)?;
         stream.say(READY).await?;
         Ok(Self { stream, estate: serde_json::from_slice(&estate)?, sockets, outlets })

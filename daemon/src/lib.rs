@@ -33,3 +33,4 @@ mod sender;
 pub mod server;
 pub mod service;
 mod sqlite;
+mod stats;

@@ -46,6 +46,9 @@ async fn run(config: Config, flags: Flags) -> anyhow::Result<()> {
     for addr in server.local_addrs() {
         say(&format!("listening on {addr}"));
     }
+    if let Some(addr) = server.metrics_addr() {
+        say(&format!("metrics on http://{addr}/metrics"));
+    }
     if let Some(link) = server.first_invite().await? {
         say(&format!(
             "nobody is paired yet; the administrator comes in, within an hour, by\n  vchat-client {link}"

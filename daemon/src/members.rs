@@ -63,6 +63,11 @@ impl Members {
         self.lock().of(pin).count()
     }
 
+    /// How many connections all devices have.
+    pub(crate) fn total(&self) -> usize {
+        self.lock().connections.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use vchat_proto::wire::pb;
 use crate::archive::{Archive, Failed, Receipt};
 use crate::outbox::Outbox;
 use crate::rooms::Rooms;
+use crate::stats::{ClientStats, Dropped, RoomNumber};
 
 /// Commands that may wait for a room. Media beyond that is dropped by whoever brings it; others wait for their turn.
 pub(crate) const COMMANDS: usize = 1024;
@@ -50,7 +52,14 @@ pub(crate) struct Join {
     pub(crate) name: DisplayName,
     pub(crate) hello: pb::Hello,
     pub(crate) link: Link,
-    pub(crate) answer: oneshot::Sender<Result<ParticipantId, CloseCode>>,
+    pub(crate) answer: oneshot::Sender<Result<Joined, CloseCode>>,
+}
+
+/// Who somebody is in the room that took him in.
+pub(crate) struct Joined {
+    pub(crate) id: ParticipantId,
+    /// The room for those who read metrics.
+    pub(crate) room: RoomNumber,
 }
 
 /// The way to one participant's connection.
@@ -63,6 +72,7 @@ pub(crate) struct Link {
     /// Overflow: the newest is dropped; the receiver's sender task only falls this far behind when the machine is
     /// overloaded, and the receiver asks for a key frame.
     pub(crate) media: mpsc::Sender<ToReceiver>,
+    pub(crate) stats: Arc<ClientStats>,
 }
 
 /// What a receiver's sender task is given.
@@ -99,6 +109,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
     let kept = archive.open(name.clone()).await;
     let kept = kept.unwrap_or_else(|Failed| Kept { history: random(), ..Kept::default() });
     let mut room = Room::new(kept);
+    let open = rooms.stats().open_room();
     let (receipts, mut stored) = mpsc::channel(MAX_PENDING);
     let mut shelf = Shelf { archive, name: name.clone(), receipts, pages: JoinSet::new() };
     let mut links: BTreeMap<ParticipantId, Link> = BTreeMap::new();
@@ -133,7 +144,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
             continue;
         }
         let occupied = !room.is_empty();
-        handle(&mut room, &mut links, command);
+        handle(&mut room, &mut links, open.number, command);
         deliver(&mut room, &mut links, &mut shelf);
         if occupied && room.is_empty() {
             empty_since = Instant::now();
@@ -144,7 +155,7 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
     rooms.ended(&name);
 }
 
-fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: Command) {
+fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, number: RoomNumber, command: Command) {
     let now = Instant::now();
     match command {
         Command::Join(join) => {
@@ -155,7 +166,7 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, command: C
                     if let Some(old) = links.insert(id, link) {
                         vchat_quic::close(&old.connection, CloseCode::Goodbye);
                     }
-                    if answer.send(Ok(id)).is_err() {
+                    if answer.send(Ok(Joined { id, room: number })).is_err() {
                         // The connection broke while it joined.
                         room.leave(now, id, pb::LeaveReason::Lost);
                         links.remove(&id);
@@ -198,8 +209,10 @@ fn deliver(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, shelf: &m
     while let Some(output) = room.poll_output() {
         match output {
             Output::Media(to, header, body) => {
-                if let Some(link) = links.get(&to) {
-                    drop(link.media.try_send(ToReceiver::Media(header, body)));
+                if let Some(link) = links.get(&to)
+                    && link.media.try_send(ToReceiver::Media(header, body)).is_err()
+                {
+                    link.stats.drop_one(Dropped::ReceiverBusy);
                 }
             }
             Output::Page(to, older) => shelf.read(to, older),

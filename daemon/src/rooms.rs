@@ -9,12 +9,14 @@ use vchat_proto::id::RoomName;
 
 use crate::archive::Archive;
 use crate::room::{self, Command};
+use crate::stats::Stats;
 
 /// The rooms by name. The one piece of state behind a lock: it is touched when somebody joins and when a room ends,
 /// never for a message or a datagram.
 #[derive(Clone)]
 pub(crate) struct Rooms {
     archive: Archive,
+    stats: Stats,
     by_name: Arc<Mutex<BTreeMap<RoomName, mpsc::Sender<Command>>>>,
     /// A permit for each room that must make way and has not yet.
     crowded: Arc<Semaphore>,
@@ -24,12 +26,17 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     /// No rooms yet; their chat will be kept there.
-    pub(crate) fn new(archive: Archive) -> Self {
-        Self { archive, by_name: Arc::default(), crowded: Arc::new(Semaphore::new(0)), quiet: Arc::default() }
+    pub(crate) fn new(archive: Archive, stats: Stats) -> Self {
+        let crowded = Arc::new(Semaphore::new(0));
+        Self { archive, stats, by_name: Arc::default(), crowded, quiet: Arc::default() }
     }
 
     pub(crate) const fn archive(&self) -> &Archive {
         &self.archive
+    }
+
+    pub(crate) const fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// The way into a room, which begins with the first who asks. Where there are [`MAX_ROOMS`] others, the one that has been
@@ -106,7 +113,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let retention = Retention { age: Duration::from_secs(60), lines: 10 };
         let (archive, _ended) = Archive::start(dir.path(), retention).expect("an archive");
-        let rooms = Rooms::new(archive);
+        let stats = Stats::new(archive.stats().clone());
+        let rooms = Rooms::new(archive, stats);
         let mut first = Vec::new();
         for n in 0..2 * MAX_ROOMS {
             let room = rooms.enter(&name(n));

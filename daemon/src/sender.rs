@@ -1,5 +1,6 @@
 //! The task that sends one receiver its media.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use vchat_proto::wire::hop::Report;
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 
 use crate::room::{Command, ToReceiver, sleep_until};
+use crate::stats::ClientStats;
 
 /// Where the task gets what it needs, and whom it tells.
 pub(crate) struct Ways {
@@ -19,6 +21,7 @@ pub(crate) struct Ways {
     /// What the receiver reports of what was sent.
     pub(crate) reports: mpsc::Receiver<Report>,
     pub(crate) to_room: mpsc::Sender<Command>,
+    pub(crate) stats: Arc<ClientStats>,
 }
 
 /// Takes media from the room as fast as it comes and hands it to QUIC as the hop to the receiver bears it ([`Sender`]); tells
@@ -46,7 +49,7 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
                 if !passed {
                     return;
                 }
-                at_door = None;
+                ways.stats.sent.count(at_door.take().map_or(0, |datagram| datagram.len()));
             }
             () = sleep_until(timeout) => {}
         }
@@ -57,6 +60,7 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
             if connection.datagram_send_buffer_space() < MAX_DATAGRAM {
                 at_door = Some(datagram);
             } else {
+                ways.stats.sent.count(datagram.len());
                 match connection.send_datagram(datagram) {
                     // On a path with small packets what does not fit is lost, like any other.
                     Ok(()) | Err(SendDatagramError::TooLarge) => {}
@@ -69,6 +73,7 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
             drop(ways.to_room.try_send(Command::RefreshNeeded(receiver, refresh)));
         }
         if let Some(command) = told.news(Instant::now(), receiver, &sender) {
+            ways.stats.note_hop(&sender);
             drop(ways.to_room.try_send(command));
         }
     }

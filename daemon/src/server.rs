@@ -1,6 +1,6 @@
 //! The running relay: sockets, admission, stop.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,12 @@ use crate::handover::{self, Estate, Heir, Inheritance};
 use crate::keys::{self, Keys, Shown};
 use crate::lan;
 use crate::members::Members;
-use crate::probe;
+use crate::probe::Probe;
 use crate::registry::{Ledger, Registry};
 use crate::rooms::Rooms;
 use crate::seats::Seats;
-use crate::service;
+use crate::service::{self, Sockets};
+use crate::stats::{self, Handshake, Pages, Stats};
 
 /// A relay whose sockets are open.
 pub struct Server {
@@ -36,6 +37,9 @@ pub struct Server {
     rotate: mpsc::Receiver<keys::Command>,
     restarts: mpsc::Receiver<Restart>,
     door: Door,
+    metrics: Option<TcpListener>,
+    /// The same, where the service manager has opened it.
+    given_metrics: Option<TcpListener>,
     config: Config,
     shared: Arc<Shared>,
     /// Resolve when the threads of the disk have ended.
@@ -87,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) names: Names,
     /// What may change while the relay runs.
     pub(crate) settings: watch::Receiver<Settings>,
+    pub(crate) stats: Stats,
     /// The zero of the relay's clock.
     pub(crate) started: Instant,
 }
@@ -101,13 +106,15 @@ impl Shared {
 impl Server {
     /// Loads or makes the relay's identity and its list of devices, and opens its sockets. Needs a tokio runtime.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        Self::bind_with(config, Vec::new()).await
+        Self::bind_with(config, Sockets::default()).await
     }
 
-    /// The same, but where there are sockets that are open already, it serves on those and opens none.
-    pub async fn bind_with(config: Config, given: Vec<UdpSocket>) -> anyhow::Result<Self> {
-        let sockets = if given.is_empty() { open(&config.listen)? } else { given };
-        Self::prepare(config, sockets, None).await
+    /// The same, but where there are sockets that are open already, it serves on those and opens none of their kind.
+    pub async fn bind_with(config: Config, mut given: Sockets) -> anyhow::Result<Self> {
+        if given.calls.is_empty() {
+            given.calls = open(&config.listen)?;
+        }
+        Self::prepare(config, given, None).await
     }
 
     /// Takes over from another process, which goes on with the connections that it has until their clients have come over.
@@ -122,7 +129,7 @@ impl Server {
 
     async fn prepare(
         config: Config,
-        given: Vec<UdpSocket>,
+        given: Sockets,
         inheritance: Option<Inheritance>,
     ) -> anyhow::Result<Self> {
         let ledger = Ledger::open(&config.state_dir)?;
@@ -133,7 +140,7 @@ impl Server {
         let secrets = keys.secrets().clone().of_generation(estate.map_or(0, |e| e.generation + 1));
         let shown = keys.shown();
         let (mut endpoints, mut sockets, mut addrs) = (Vec::new(), Vec::new(), Vec::new());
-        for udp in given {
+        for udp in given.calls {
             let tls = quinn::ServerConfig::clone(&shown.borrow().config);
             let serve = || -> std::io::Result<_> {
                 let socket = RelaySocket::new(udp.try_clone()?, &secrets, estate.is_none())?;
@@ -144,13 +151,22 @@ impl Server {
             endpoints.push(endpoint);
             sockets.push((socket, udp));
         }
+        let given_metrics = given.metrics.as_ref().map(TcpListener::try_clone).transpose()?;
+        let metrics = match (given.metrics, config.metrics) {
+            (Some(given), _) => Some(given),
+            (None, Some(addr)) => Some(
+                TcpListener::bind(addr).with_context(|| format!("cannot serve the metrics on {addr}/tcp"))?,
+            ),
+            (None, None) => None,
+        };
         let door = Door::open(&config.control)?;
+        let stats = Stats::new(archive.stats().clone());
         let (rotate, rotate_in) = mpsc::channel(COMMANDS);
         let (restarts, restarts_in) = mpsc::channel(1);
         let (settings, live) = watch::channel(Settings::of(&config));
         let clock = Duration::from_micros(estate.map_or(0, |estate| estate.clock_us));
         let shared = Shared {
-            rooms: Rooms::new(archive),
+            rooms: Rooms::new(archive, stats.clone()),
             members: Members::default(),
             registry,
             keys: shown,
@@ -159,6 +175,7 @@ impl Server {
             restarts,
             names: Names { addrs: addrs.clone(), settings: live.clone() },
             settings: live,
+            stats,
             started: Instant::now().checked_sub(clock).unwrap_or_else(Instant::now),
         };
         let shared = Arc::new(shared);
@@ -170,6 +187,8 @@ impl Server {
             rotate: rotate_in,
             restarts: restarts_in,
             door,
+            metrics,
+            given_metrics,
             config,
             shared,
             ended: [registry_ended, archive_ended],
@@ -183,6 +202,12 @@ impl Server {
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// Where the metrics are served, besides the control socket.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
     }
 
     /// The pin of the relay's key, for people to compare.
@@ -208,9 +233,20 @@ impl Server {
     ) -> anyhow::Result<()> {
         let office = self.office();
         let Self {
-            endpoints, sockets, addrs, keys, rotate, mut restarts, mut door, mut config, shared, ..
+            endpoints,
+            sockets,
+            addrs,
+            keys,
+            rotate,
+            mut restarts,
+            mut door,
+            metrics,
+            mut config,
+            shared,
+            ..
         } = self;
         let (settings, ended, generation) = (self.settings, self.ended, self.generation);
+        let given_metrics = self.given_metrics;
         // Those who come over from a process before must be here before they can be told to go on.
         let settled = self.inheritance.as_ref().map(|_| Instant::now() + handover::DRAIN);
         if let Some(inheritance) = self.inheritance {
@@ -228,11 +264,19 @@ impl Server {
         // Ends early where there is nothing to announce.
         let mut lan = JoinSet::new();
         lan.spawn(lan::announce(config.mdns, addrs, shared.names.address(), shared.keys.clone()));
-        tasks.spawn(control::serve(door.listener()?, office));
+        let probe = Arc::new(Probe::new(endpoints.clone(), shared.clone()));
+        let pages = Arc::new(Pages { shared: shared.clone(), probe: probe.clone() });
+        if let Some(listener) = metrics {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn(stats::serve(listener, pages.clone()));
+        }
+        tasks.spawn(control::serve(door.listener()?, office, pages));
         tasks.spawn(keys.run(rotate));
         let archive = shared.rooms.archive().clone();
         tasks.spawn(archive.clone().keep_tidy());
-        tasks.spawn(probe::watch(endpoints.clone(), shared.clone()));
+        tasks.spawn(async move { probe.watch().await });
+        tasks.spawn(shared.stats.clone().sample());
         service::ready();
         tokio::pin!(shutdown);
         let end = loop {
@@ -246,7 +290,8 @@ impl Server {
                     let heir = if settled.is_some_and(|settled| Instant::now() < settled) {
                         Err(anyhow::anyhow!("the last restart is not over yet: try again in some seconds"))
                     } else {
-                        Heir::start(Estate { generation, clock_us: shared.clock_us() }, &sockets).await
+                        let estate = Estate { generation, clock_us: shared.clock_us() };
+                        Heir::start(estate, &sockets, given_metrics.as_ref()).await
                     };
                     match heir {
                         Ok(heir) => break End::Successor(heir, answer),
@@ -310,9 +355,12 @@ impl Server {
 
 /// Takes what can be changed of the settings, and the key that is on the disk.
 async fn reload(old: &Config, new: &Config, settings: &watch::Sender<Settings>, shared: &Shared) {
-    let fixed = |c: &Config| (c.listen.clone(), c.state_dir.clone(), c.control.clone(), c.log, c.mdns);
+    let fixed =
+        |c: &Config| (c.listen.clone(), c.state_dir.clone(), c.control.clone(), c.log, c.mdns, c.metrics);
     if fixed(old) != fixed(new) {
-        tracing::warn!("listen, state-dir, control, log and mdns change when the relay is started anew");
+        tracing::warn!(
+            "listen, state-dir, control, log, mdns and metrics change when the relay is started anew"
+        );
     }
     settings.send_replace(Settings::of(new));
     warn(&settings.borrow());
@@ -398,11 +446,14 @@ async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared
         };
         while connections.try_join_next().is_some() {}
         if connections.len() >= MAX_CONNECTIONS {
+            shared.stats.events().decided(&Verdict::Ignore);
             incoming.ignore();
             continue;
         }
         let (from, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
-        match gate.admit(Instant::now(), from, validated) {
+        let verdict = gate.admit(Instant::now(), from, validated);
+        shared.stats.events().decided(&verdict);
+        match verdict {
             Verdict::Accept(ticket) => {
                 let attempt = Attempt { ticket: Some(ticket), settled: settled.clone() };
                 connections.spawn(shake_hands(incoming, attempt, shared.clone()));
@@ -428,10 +479,12 @@ async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Sh
         Ok(Ok(connection)) => connection::serve(connection, relay, &shared, attempt).await,
         Ok(Err(e)) => {
             tracing::debug!("handshake failed: {e}");
+            shared.stats.events().handshake(Handshake::Failed);
             attempt.settle(Outcome::Failed { proven: validated });
         }
         Err(_) => {
             tracing::debug!("handshake timed out");
+            shared.stats.events().handshake(Handshake::TimedOut);
             // Its place is free when its memory is, or strangers who take turns would hold twice as much.
             tokio::time::sleep(vchat_quic::LINGER).await;
             attempt.settle(Outcome::Failed { proven: validated });

@@ -1,27 +1,43 @@
 //! What a service manager gives and wants to hear (systemd: sd_listen_fds(3), sd_notify(3)). Without one nothing of this does
 //! anything.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
+
+/// Sockets that were open before the relay.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For calls.
+    pub calls: Vec<UdpSocket>,
+    /// For metrics.
+    pub metrics: Option<TcpListener>,
+}
 
 /// The sockets that the service manager has opened for this process, in its order. They are given once.
 ///
 /// # Errors
-/// One of them is no UDP socket.
-pub fn sockets() -> anyhow::Result<Vec<UdpSocket>> {
+/// One of them is neither a UDP socket nor the one TCP socket.
+pub fn sockets() -> anyhow::Result<Sockets> {
     let mut given = ListenFd::from_env();
     let count = given.len();
-    let mut sockets = Vec::new();
+    let mut sockets = Sockets::default();
     for at in 0..count {
-        let socket = given.take_udp_socket(at);
-        sockets.extend(
-            socket
-                .context("the service manager gave a socket that is not one of UDP: see ListenDatagram=")?,
+        if let Ok(socket) = given.take_udp_socket(at) {
+            sockets.calls.extend(socket);
+            continue;
+        }
+        let listener = given.take_tcp_listener(at).context(
+            "the service manager gave a socket that is neither one for calls (ListenDatagram=) nor for metrics (ListenStream=)",
+        )?;
+        ensure!(
+            sockets.metrics.is_none(),
+            "the service manager gave two sockets for metrics: name one address with ListenStream="
         );
+        sockets.metrics = listener;
     }
     Ok(sockets)
 }

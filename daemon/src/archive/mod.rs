@@ -7,6 +7,7 @@ mod book;
 mod calendar;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,10 +19,11 @@ pub(crate) use self::book::Retention;
 use self::book::{Book, BookError};
 use self::calendar::Calendar;
 use crate::registry::unix_ms_now;
+use crate::stats::ChatStats;
 
 /// The way to the thread. It ends with the last of these.
 #[derive(Clone)]
-pub(crate) struct Archive(mpsc::Sender<Job>);
+pub(crate) struct Archive(mpsc::Sender<Job>, Arc<ChatStats>);
 
 /// What became of a post, for the room that it came from.
 pub(crate) struct Receipt {
@@ -39,10 +41,26 @@ pub(crate) struct Failed;
 type Receipts = mpsc::Sender<Receipt>;
 
 enum Job {
-    Open { room: RoomName, answer: oneshot::Sender<Result<Kept, Failed>> },
-    Store { room: RoomName, post: Post, receipts: Receipts },
-    Page { room: RoomName, before: u64, limit: u32, answer: oneshot::Sender<Result<Kept, Failed>> },
-    Forget { now_ms: u64 },
+    Open {
+        room: RoomName,
+        answer: oneshot::Sender<Result<Kept, Failed>>,
+    },
+    /// `asked`: when.
+    Store {
+        room: RoomName,
+        post: Post,
+        receipts: Receipts,
+        asked: Instant,
+    },
+    Page {
+        room: RoomName,
+        before: u64,
+        limit: u32,
+        answer: oneshot::Sender<Result<Kept, Failed>>,
+    },
+    Forget {
+        now_ms: u64,
+    },
     Retain(Retention),
     Answer(oneshot::Sender<()>),
     Stop,
@@ -61,12 +79,19 @@ impl Archive {
         let book = Book::open(state_dir, retention)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (ending, ended) = oneshot::channel();
+        let stats = Arc::new(ChatStats::default());
+        let counted = stats.clone();
         let run = move || {
-            drop(work(book, queue));
+            drop(work(book, queue, &counted));
             drop(ending);
         };
         std::thread::Builder::new().name("archive".into()).spawn(run)?;
-        Ok((Self(jobs), ended))
+        Ok((Self(jobs, stats), ended))
+    }
+
+    /// What became of the lines so far.
+    pub(crate) const fn stats(&self) -> &Arc<ChatStats> {
+        &self.1
     }
 
     /// What is kept of a room's chat.
@@ -81,11 +106,13 @@ impl Archive {
 
     /// Stores a line. The receipt comes when it is on the disk, or cannot be; where nothing more can wait for the disk, at once.
     pub(crate) fn store(&self, room: &RoomName, post: Post, receipts: &Receipts) {
-        let job = Job::Store { room: room.clone(), post, receipts: receipts.clone() };
+        let asked = Instant::now();
+        let job = Job::Store { room: room.clone(), post, receipts: receipts.clone(), asked };
         if let Err(mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job)) =
             self.0.try_send(job)
             && let Job::Store { post, receipts, .. } = job
         {
+            self.1.failed.add(1);
             give(&receipts, &post, Stored::Failed);
         }
     }
@@ -134,7 +161,7 @@ impl Archive {
 }
 
 /// Works until nobody can ask any more.
-fn work(mut book: Book, mut queue: mpsc::Receiver<Job>) -> Book {
+fn work(mut book: Book, mut queue: mpsc::Receiver<Job>, stats: &ChatStats) -> Book {
     let (mut complained, mut stops) = (false, false);
     while !stops && let Some(first) = queue.blocking_recv() {
         let mut jobs = vec![first];
@@ -146,10 +173,11 @@ fn work(mut book: Book, mut queue: mpsc::Receiver<Job>) -> Book {
         stops = jobs.iter().any(|job| matches!(job, Job::Stop));
         let answers = match book.transaction(|book| jobs.iter().map(|job| answer(book, job)).collect()) {
             Ok(answers) => {
-                if complained {
+                // Reading works on a full disk, too.
+                if complained && jobs.iter().any(|job| matches!(job, Job::Store { .. })) {
                     tracing::info!("chat is stored again");
+                    complained = false;
                 }
-                complained = false;
                 answers
             }
             Err(e) => {
@@ -162,7 +190,11 @@ fn work(mut book: Book, mut queue: mpsc::Receiver<Job>) -> Book {
             }
         };
         let mut answers = answers.into_iter();
-        jobs.into_iter().for_each(|job| send(job, answers.next()));
+        jobs.into_iter().for_each(|job| {
+            let answer = answers.next();
+            count(stats, &job, answer.as_ref());
+            send(job, answer);
+        });
     }
     book
 }
@@ -185,6 +217,19 @@ fn answer(book: &mut Book, job: &Job) -> Result<Answer, BookError> {
             Ok(Answer::Done)
         }
         Job::Answer(_) | Job::Stop => Ok(Answer::Done),
+    }
+}
+
+fn count(stats: &ChatStats, job: &Job, answer: Option<&Answer>) {
+    let Job::Store { asked, .. } = job else { return };
+    stats.broken.set(0);
+    match answer {
+        Some(Answer::Stored(Stored::New { .. })) => stats.stored.record(asked.elapsed()),
+        Some(Answer::Stored(Stored::Known(_))) => stats.known.add(1),
+        _ => {
+            stats.failed.add(1);
+            stats.broken.set(1);
+        }
     }
 }
 

@@ -193,8 +193,10 @@ async fn while_the_disk_is_full_posts_fail_and_afterwards_they_do_not() {
     let pages: u32 = book.limit(None);
     book.limit(Some(pages + 1));
     let (jobs, queue) = mpsc::channel(QUEUE);
-    let archive = Archive(jobs);
-    let thread = std::thread::spawn(move || work(book, queue));
+    let stats = Arc::new(ChatStats::default());
+    let archive = Archive(jobs, stats.clone());
+    let counted = stats.clone();
+    let thread = std::thread::spawn(move || work(book, queue, &counted));
     let big = |n: u8| {
         let mut post = post(ANN, n);
         post.line.text = "x".repeat(2000);
@@ -208,6 +210,9 @@ async fn while_the_disk_is_full_posts_fail_and_afterwards_they_do_not() {
     assert!((1..20).contains(&stored), "{outcomes:?}");
     assert!(outcomes[stored..].iter().all(|s| *s == Stored::Failed), "{outcomes:?}");
     assert_eq!(lines(&archive, "a").await.len(), stored, "what was stored can be read");
+    archive.answers().await;
+    assert_eq!(stats.failed.get(), 20 - stored as u64);
+    assert_eq!(stats.broken.get(), 1, "that the thread answers and reads does not mean that it can write");
     drop(archive);
     let mut book = thread.join().expect("the book");
     book.limit(Some(10_000));

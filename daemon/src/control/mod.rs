@@ -1,13 +1,14 @@
 //! The control socket: how the operator's commands reach the running relay.
 //!
 //! A Unix socket that only the relay's user (and root) may open. Each connection carries one [`Request`] and one [`Reply`], a
-//! line of JSON each.
+//! line of JSON each; or one request of HTTP, for metrics and health.
 
 mod ask;
 mod office;
 mod print;
 mod qr;
 mod serve;
+mod status;
 
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub enum Request {
         /// How many of the newest there are kept.
         keep: u32,
     },
+    /// How busy the relay is, and with what.
+    Status,
     /// The relay's keys.
     Key,
     /// Change the relay's key.

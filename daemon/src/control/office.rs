@@ -71,6 +71,7 @@ impl Office {
             Request::History { room, before, limit } => self.history(&room, before, limit).await,
             Request::Restart => self.restart().await,
             Request::Backup { dir, keep } => self.backup(dir, keep).await,
+            Request::Status => self.status().await,
             Request::Key => self.keys(keys::Command::Show).await,
             Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
         };
@@ -169,6 +170,13 @@ impl Office {
         tracing::info!(path = %made.path.display(), bytes = made.bytes, "made a backup");
         let removed: Vec<String> = made.removed.iter().map(|path| path.display().to_string()).collect();
         Ok(json!({"path": made.path.display().to_string(), "bytes": made.bytes, "removed": removed}))
+    }
+
+    async fn status(&self) -> anyhow::Result<Value> {
+        let devices = self.shared.registry.ask(|l| l.devices()).await??;
+        let devices = devices.iter().filter(|device| device.revoked.is_none()).count();
+        let (stats, connections) = (self.shared.stats.clone(), self.shared.members.total());
+        Ok(tokio::task::spawn_blocking(move || stats.status(connections, devices)).await?)
     }
 
     async fn keys(

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Local};
 use serde_json::Value;
 
-use super::{Request, qr};
+use super::{Request, qr, status};
 use crate::config::Output;
 
 /// An answer as it is shown: what was asked for, for stdout; and what helps, for stderr.
@@ -41,6 +41,7 @@ pub fn show(request: &Request, answer: &Value, output: Output, terminal: bool) -
         Request::History { .. } => plain(history(answer)),
         Request::Restart => plain(format!("process {} has taken over", answer["pid"])),
         Request::Backup { .. } => backup(answer),
+        Request::Status => plain(status::page(answer)),
         Request::Key | Request::RotateKey { .. } => plain(key(answer)),
     }
 }
@@ -135,7 +136,7 @@ fn key(answer: &Value) -> String {
     shown
 }
 
-fn columns<const N: usize>(table: &[[String; N]]) -> String {
+pub(super) fn columns<const N: usize>(table: &[[String; N]]) -> String {
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::office::Office;
 use super::{MAX_REQUEST, PATIENCE, Reply, Request};
+use crate::stats::{Pages, converse};
 
 /// The socket in the file system; gone when dropped.
 pub(crate) struct Door {
@@ -53,17 +54,17 @@ impl Drop for Door {
 }
 
 /// Answers requests until dropped.
-pub(crate) async fn serve(listener: UnixListener, office: Office) {
+pub(crate) async fn serve(listener: UnixListener, office: Office, pages: Arc<Pages>) {
     let office = Arc::new(office);
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let office = office.clone();
+                let (office, pages) = (office.clone(), pages.clone());
                 // They end by themselves, also when this does not listen any more.
                 tokio::spawn(async move {
-                    if let Err(e) = answer(stream, &office).await {
+                    if let Err(e) = answer(stream, &office, &pages).await {
                         tracing::debug!("a control request was not ended: {e}");
                     }
                     drop(place);
@@ -78,13 +79,18 @@ pub(crate) async fn serve(listener: UnixListener, office: Office) {
     }
 }
 
-async fn answer(stream: UnixStream, office: &Office) -> io::Result<()> {
+async fn answer(stream: UnixStream, office: &Office, pages: &Pages) -> io::Result<()> {
     // The mode of the socket says the same, but its directory might be on a file system without modes.
     let ours = rustix::process::geteuid().as_raw();
     if !matches!(stream.peer_cred()?.uid(), 0) && stream.peer_cred()?.uid() != ours {
         return Ok(());
     }
     let mut stream = BufReader::new(stream);
+    // A request of ours is an object; one of HTTP begins with a method.
+    if stream.fill_buf().await?.first().is_some_and(u8::is_ascii_uppercase) {
+        converse(stream, pages).await;
+        return Ok(());
+    }
     let mut line = Vec::new();
     timeout(PATIENCE, (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice::<Request>(&line) {

@@ -336,7 +336,12 @@ mod tests {
         assert_eq!(page(&h, u64::MAX, 2), Some((vec![4, 5], true)));
 
         let line = |seq| pb::Line { seq, ..pb::Line::default() };
-        let h = History::new(Kept { history: 9, last_seq: 9, lines: (6..=9).map(line).collect(), ..Kept::default() });
+        let h = History::new(Kept {
+            history: 9,
+            last_seq: 9,
+            lines: (6..=9).map(line).collect(),
+            ..Kept::default()
+        });
         assert_eq!(page(&h, 9, 2), Some((vec![7, 8], true)));
         assert_eq!(page(&h, 8, 2), None, "whether there are more, only the store knows");
         assert_eq!(page(&h, 6, 2), None);
