@@ -1,14 +1,14 @@
 //! The relay as a service: what it tells its service manager, and what it takes from it.
 
-use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
-use vchat_tests::harness::{Call, DEADLINE, Process, bin, relay_command};
+use vchat_tests::harness::{Call, DEADLINE, Process, Reply, bin, relay_command};
 
 /// The end of a service manager's socket.
 struct Manager {
@@ -70,11 +70,13 @@ fn a_relay_that_cannot_be_called_is_not_said_to_work() -> anyhow::Result<()> {
     let other = UdpSocket::bind("127.0.0.1:0")?;
     let taken = UdpSocket::bind("127.0.0.1:0")?;
     taken.connect(other.local_addr()?)?;
-    let mut command = on_socket(&dir.path().join("state"))?;
+    let mut command = on_sockets(&dir.path().join("state"), None)?;
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "600000");
     let mut relay = Process::spawn_with_stdin(&mut command, OwnedFd::from(taken).into())?;
     manager.wait_for("READY=1")?;
     relay.wait_for_stderr("why it does not work", |line| line.contains("the relay does not"))?;
+    let health = Reply::on(&dir.path().join("state/control.sock"), "GET", "/health")?;
+    ensure!(health.status == 503 && health.body.contains("the relay does not"), "{health:?}");
     manager.socket.set_nonblocking(true)?;
     let mut told = [0; 1000];
     let told = manager.socket.recv(&mut told).map(|len| String::from_utf8_lossy(&told[..len]).into_owned());
@@ -82,11 +84,19 @@ fn a_relay_that_cannot_be_called_is_not_said_to_work() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A relay that is given the socket on its stdin as systemd gives it.
-fn on_socket(state: &Path) -> anyhow::Result<Command> {
+/// A relay that is given the socket on its stdin, and perhaps one for metrics, as systemd gives them.
+fn on_sockets(state: &Path, metrics: Option<&TcpListener>) -> anyhow::Result<Command> {
     let inner = relay(state)?;
     let mut command = Command::new("sh");
-    command.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" "$@""#]);
+    let (more, count) = match metrics {
+        Some(listener) => {
+            rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty())?;
+            (format!(" 4<&{}", listener.as_raw_fd()), 2)
+        }
+        None => (String::new(), 1),
+    };
+    let script = format!(r#"exec 3<&0{more} </dev/null; LISTEN_FDS={count} LISTEN_PID=$$ exec "$0" "$@""#);
+    command.args(["-c", &script]);
     command.arg(inner.get_program()).args(inner.get_args());
     for (variable, _) in inner.get_envs() {
         command.env_remove(variable);
@@ -95,13 +105,19 @@ fn on_socket(state: &Path) -> anyhow::Result<Command> {
 }
 
 #[test]
-fn a_relay_serves_on_the_socket_that_it_is_given() -> anyhow::Result<()> {
+fn a_relay_serves_on_the_sockets_that_it_is_given() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let address = socket.local_addr()?;
-    let mut command = on_socket(&dir.path().join("state"))?;
+    let metrics = TcpListener::bind("127.0.0.1:0")?;
+    let mut command = on_sockets(&dir.path().join("state"), Some(&metrics))?;
     let mut relay = Process::spawn_with_stdin(&mut command, OwnedFd::from(socket).into())?;
     assert_eq!(relay.wait_for_address()?, address);
+    let at = metrics.local_addr()?;
+    let line = format!("metrics on http://{at}/metrics");
+    relay.wait_for("where the metrics are", |said| (said == line).then_some(()))?;
+    let health = Reply::at(at, "GET", "/health")?;
+    ensure!(health.status == 200 && health.body.starts_with("ok\n"), "{health:?}");
     let link = relay
         .wait_for("the first invite", |line| Some(line.trim().strip_prefix("vchat-client ")?.to_owned()))?;
     let home = dir.path().join("ann");

@@ -67,8 +67,9 @@ impl Events {
         HANDSHAKES.into_iter().zip(self.handshakes.iter().map(Counter::get))
     }
 
+    /// Without the goodbye, which is none.
     pub(super) fn refusals(&self) -> impl Iterator<Item = (CloseCode, u64)> {
-        CloseCode::ALL.into_iter().zip(self.refusals.iter().map(Counter::get))
+        CloseCode::ALL.into_iter().zip(self.refusals.iter().map(Counter::get)).skip(1)
     }
 
     pub(super) fn leaves(&self) -> impl Iterator<Item = (&'static str, u64)> {

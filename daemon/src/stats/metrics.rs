@@ -77,7 +77,7 @@ impl Scrape {
         page.gauge("vchatd_connections", "Connections of known devices", one(self.connections))?;
         let help = "How long the relay's one thread kept somebody waiting, at worst in the last 10 seconds";
         page.gauge("vchatd_loop_delay_seconds", help, one(delay))?;
-        traffic(page, "vchatd", "of all clients", &[(Vec::new(), now.traffic)])
+        traffic(page, "vchatd", "all clients", &[(Vec::new(), now.traffic)])
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -118,7 +118,7 @@ impl Scrape {
         let people = rooms.iter().map(|room| (label(room.number), room.clients.len()));
         page.gauge("vchatd_room_participants", "People in a room", people)?;
         let rows: Vec<(Labels, Traffic)> = rooms.iter().map(|r| (label(r.number), r.traffic)).collect();
-        traffic(page, "vchatd_room", "of a room's clients", &rows)
+        traffic(page, "vchatd_room", "the clients of a room", &rows)
     }
 
     fn clients(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -144,7 +144,7 @@ impl Scrape {
         let lost = clients().map(|(labels, c)| (labels, c.lost_packets));
         page.counter("vchatd_client_lost_packets", "Packets of QUIC to a client that were lost", lost)?;
         let rows: Vec<(Labels, Traffic)> = clients().map(|(labels, c)| (labels, c.traffic)).collect();
-        traffic(page, "vchatd_client", "of a client", &rows)
+        traffic(page, "vchatd_client", "a client", &rows)
     }
 }
 
@@ -154,23 +154,23 @@ fn traffic(page: &mut Page<'_>, prefix: &str, whose: &str, rows: &[(Labels, Traf
         let samples = rows.iter().map(|(labels, traffic)| (labels.clone(), value(traffic)));
         page.counter(&format!("{prefix}_{name}"), &format!("{help} {whose}"), samples)
     };
-    counter("received_datagrams", "Datagrams received", |t| t.received_datagrams)?;
-    counter("received_bytes", "Bytes of datagrams received", |t| t.received_bytes)?;
-    counter("sent_datagrams", "Datagrams sent", |t| t.sent_datagrams)?;
-    counter("sent_bytes", "Bytes of datagrams sent", |t| t.sent_bytes)?;
-    let help = "Datagrams sent to the relay, as their numbers tell,";
+    counter("received_datagrams", "Datagrams received from", |t| t.received_datagrams)?;
+    counter("received_bytes", "Bytes of datagrams received from", |t| t.received_bytes)?;
+    counter("sent_datagrams", "Datagrams sent to", |t| t.sent_datagrams)?;
+    counter("sent_bytes", "Bytes of datagrams sent to", |t| t.sent_bytes)?;
+    let help = "Datagrams that should have come, as their numbers tell, from";
     counter("uplink_expected_datagrams", help, |t| t.expected)?;
-    counter("uplink_arrived_datagrams", "Those of them that arrived,", |t| t.arrived)?;
+    counter("uplink_arrived_datagrams", "Those of them that came from", |t| t.arrived)?;
     let by = |key: &'static str, names: &'static [&'static str], values: fn(&Traffic) -> &[u64]| {
         rows.iter().flat_map(move |(labels, traffic)| {
             let label = move |name: &&str| [labels.clone(), vec![(key, (*name).to_owned())]].concat();
             names.iter().map(label).zip(values(traffic).iter().copied())
         })
     };
-    let help = format!("Datagrams that were dropped by the relay {whose}");
+    let help = format!("Datagrams that the relay dropped, from or to {whose}");
     let dropped = by("reason", &Dropped::ALL, |t| &t.dropped);
     page.counter(&format!("{prefix}_dropped_datagrams"), &help, dropped)?;
-    let help = format!("Bytes sent against losses and to measure the network {whose}");
+    let help = format!("Bytes sent against losses and to measure the network, to {whose}");
     page.counter(&format!("{prefix}_extra_sent_bytes"), &help, by("kind", &EXTRA, |t| &t.extra_bytes))
 }
 

@@ -6,6 +6,7 @@
 mod call;
 mod clock;
 mod display;
+mod http;
 mod image;
 mod process;
 mod programs;
@@ -18,6 +19,7 @@ use anyhow::{Context, ensure};
 pub use call::Call;
 pub use clock::Clock;
 pub use display::{Window, Xvfb, keys};
+pub use http::Reply;
 pub use image::Image;
 pub use process::{DEADLINE, Process};
 pub use programs::{Relay, client, relay_command};

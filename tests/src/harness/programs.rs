@@ -121,6 +121,12 @@ impl Relay {
         &self.reached
     }
 
+    /// Its control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.state().join("control.sock")
+    }
+
     /// Where clients find it.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -194,6 +200,7 @@ fn clean(command: &mut Command) {
         "VCHATD_CONFIG",
         "VCHATD_LISTEN",
         "VCHATD_CONTROL",
+        "VCHATD_METRICS",
         "VCHATD_PUBLIC",
         "VCHATD_TRUST_ON_FIRST_USE",
         "STATE_DIRECTORY",
