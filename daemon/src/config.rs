@@ -11,7 +11,9 @@ use vchat_certs::authority::{Authority, AuthorityError, DEFAULT_PORT};
 use vchat_proto::id::RoomName;
 use vchat_proto::units::seconds_of_text;
 
-use crate::control::{Invite, MAX_KEPT, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request};
+use crate::control::{
+    Invite, MAX_KEPT, MAX_LINES, MAX_LOG_SECONDS, MAX_SECONDS, MAX_USES, MIN_SECONDS, Request,
+};
 
 /// vchatd: the relay of a vchat. People who were invited join it with `vchat-client`.
 #[derive(Clone, Debug, Parser)]
@@ -205,6 +207,20 @@ enum Command {
         vchatd status --json                   one object\n  \
         curl --unix-socket /run/vchatd/control.sock http://vchatd/metrics    more of it, for Prometheus; also /health")]
     Status {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write down what QUIC does with a device, for a look into its network (qlog, for qvis or Wireshark)
+    #[command(after_help = "Example:\n  \
+        vchatd qlog ann --for 5m               the connections that Ann makes in the next five minutes\n\n\
+        Files are in qlog in the state directory, at most 32 with at most 64 MiB; remove them when they are read.")]
+    Qlog {
+        /// Its name, or the first letters of its fingerprint
+        device: String,
+        /// For how long to wait for connections of the device, as in 60s or 5m; a log goes on to the end of its connection
+        #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = log_seconds)]
+        seconds: u64,
         /// One JSON object
         #[arg(long)]
         json: bool,
@@ -522,6 +538,7 @@ impl Command {
             Self::Devices { action: Some(DevicesAction::Revoke { device, json }), .. } => {
                 (Request::Revoke { device }, output(json))
             }
+            Self::Qlog { device, seconds, json } => (Request::Qlog { device, seconds }, output(json)),
             Self::Status { json } => (Request::Status, output(json)),
             Self::Key { action: None, json } | Self::Key { action: Some(KeyAction::Show { json }), .. } => {
                 (Request::Key, output(json))
@@ -614,6 +631,12 @@ fn seconds(text: &str) -> Result<u64, &'static str> {
     let seconds = seconds_of_text(text).ok_or("give a number and a unit, as in 30m, 24h or 7d")?;
     let possible = (MIN_SECONDS..=MAX_SECONDS).contains(&seconds);
     if possible { Ok(seconds) } else { Err("an invite is good for a minute to 90 days") }
+}
+
+fn log_seconds(text: &str) -> Result<u64, &'static str> {
+    let seconds = seconds_of_text(text).ok_or("give a number and a unit, as in 60s or 5m")?;
+    let possible = (1..=MAX_LOG_SECONDS).contains(&seconds);
+    if possible { Ok(seconds) } else { Err("a device is waited for from a second to an hour") }
 }
 
 fn room(text: &str) -> Result<String, String> {
@@ -751,6 +774,9 @@ mod tests {
         assert_eq!(asked(&["devices", "revoke", "a"]).0, Request::Revoke { device: "a".into() });
         assert_eq!(asked(&["status"]), (Request::Status, Output::Text));
         assert_eq!(asked(&["status", "--json"]), (Request::Status, Output::Json));
+        let qlog = |device: &str, seconds| Request::Qlog { device: device.into(), seconds };
+        assert_eq!(asked(&["qlog", "ann"]), (qlog("ann", 60), Output::Text));
+        assert_eq!(asked(&["qlog", "ann", "--for", "5m", "--json"]), (qlog("ann", 300), Output::Json));
         assert_eq!(asked(&["key"]).0, Request::Key);
         assert_eq!(asked(&["key", "rotate", "--now"]).0, Request::RotateKey { now: true });
         let history = Request::History { room: "team".into(), before: Some(9), limit: 50 };
@@ -792,6 +818,8 @@ mod tests {
             &["run", "--chat-days", "0"],
             &["run", "--chat-lines", "0"],
             &["--metrics", "localhost"],
+            &["qlog"],
+            &["qlog", "ann", "--for", "2h"],
             &["--public", "a b"],
         ] {
             let all = std::iter::once("vchatd").chain(args.iter().copied());

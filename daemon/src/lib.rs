@@ -25,6 +25,7 @@ mod members;
 mod outbox;
 mod pairing;
 mod probe;
+mod qlog;
 mod registry;
 mod room;
 mod rooms;

@@ -1,6 +1,7 @@
 //! The connections of known devices, so that they can be cut.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -56,6 +57,11 @@ impl Members {
     /// Closes all connections of a device. Returns how many there were.
     pub(crate) fn cut(&self, pin: Pin, code: CloseCode) -> usize {
         self.lock().of(pin).map(|connection| vchat_quic::close(connection, code)).count()
+    }
+
+    /// The addresses that a device has.
+    pub(crate) fn addresses(&self, pin: Pin) -> Vec<IpAddr> {
+        self.lock().of(pin).map(|connection| connection.remote_address().ip().to_canonical()).collect()
     }
 
     /// How many connections a device has.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use vchat_certs::pin::Pin;
+use vchat_certs::pin::{Pin, peer_pin};
 use vchat_proto::admission::{Gate, Limits, Outcome, Ticket, Verdict};
 use vchat_proto::wire::close::CloseCode;
 use vchat_quic::RelaySocket;
@@ -21,6 +21,7 @@ use crate::keys::{self, Keys, Shown};
 use crate::lan;
 use crate::members::Members;
 use crate::probe::Probe;
+use crate::qlog::Logs;
 use crate::registry::{Ledger, Registry};
 use crate::rooms::Rooms;
 use crate::seats::Seats;
@@ -92,6 +93,7 @@ pub(crate) struct Shared {
     /// What may change while the relay runs.
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) stats: Stats,
+    pub(crate) logs: Logs,
     /// The zero of the relay's clock.
     pub(crate) started: Instant,
 }
@@ -176,6 +178,7 @@ impl Server {
             names: Names { addrs: addrs.clone(), settings: live.clone() },
             settings: live,
             stats,
+            logs: Logs::new(&config.state_dir),
             started: Instant::now().checked_sub(clock).unwrap_or_else(Instant::now),
         };
         let shared = Arc::new(shared);
@@ -468,15 +471,24 @@ async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared
 
 async fn shake_hands(incoming: quinn::Incoming, attempt: Attempt, shared: Arc<Shared>) {
     let validated = incoming.remote_address_validated();
+    let trace = shared.logs.begin(incoming.remote_address().ip());
     // With the key of this moment; it may be another when the handshake is done.
-    let (settings, relay) = {
+    let (mut settings, relay) = {
         let shown = shared.keys.borrow();
         (shown.config.clone(), shown.current.pin())
     };
+    if let Some(trace) = &trace {
+        settings = Arc::new(vchat_quic::logged(&settings, trace.stream.clone()));
+    }
     let shaking = async { incoming.accept_with(settings)?.await };
     // quinn has no handshake timeout of its own.
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await {
-        Ok(Ok(connection)) => connection::serve(connection, relay, &shared, attempt).await,
+        Ok(Ok(connection)) => {
+            if let Some(trace) = trace {
+                trace.settle(peer_pin(connection.peer_identity()));
+            }
+            connection::serve(connection, relay, &shared, attempt).await;
+        }
         Ok(Err(e)) => {
             tracing::debug!("handshake failed: {e}");
             shared.stats.events().handshake(Handshake::Failed);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use prometheus_parse::{Scrape, Value};
@@ -252,6 +254,41 @@ fn both_sockets_answer_what_may_be_asked_and_nothing_else() -> anyhow::Result<()
     assert_eq!(Reply::on(&control, "GET", "/health")?.status, 200);
     assert_eq!(Reply::at(address, "GET", "/health")?.status, 200, "after they were dropped");
     drop(silent);
+    Ok(())
+}
+
+#[test]
+fn a_device_is_logged_from_its_next_connection_and_nobody_else_is() -> anyhow::Result<()> {
+    let call = Call::start()?;
+    for name in ["annabella", "bobby"] {
+        let mut process = call.join(name, "")?;
+        process.wait_for_event_named("joined")?;
+        assert!(process.terminate()?.success());
+    }
+    let asked = call.relay.ask(&["qlog", "bobby", "--for", "10m"])?;
+    let dir = Path::new(asked["directory"].as_str().context("a directory")?);
+    assert_eq!(dir, call.relay.state().join("qlog"), "{asked}");
+    let mut ann = call.join("annabella", "--mic tone")?;
+    ann.wait_for_event_named("joined")?;
+    assert_eq!(dir.read_dir()?.count(), 0, "what was logged of her is gone");
+    let mut bob = call.join("bobby", "--mic tone")?;
+    bob.wait_for_event_named("joined")?;
+    wait_a_second(&mut bob)?;
+
+    let logs = dir.read_dir()?.collect::<Result<Vec<_>, _>>()?;
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    assert_eq!(logs[0].metadata()?.permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(logs[0].path())?;
+    let mut records = text.split('\x1e').skip(1).map(serde_json::from_str::<serde_json::Value>);
+    let head = records.next().context("a head")??;
+    assert!(head["qlog_version"].is_string() && head["qlog_format"] == "JSON-SEQ", "{head}");
+    let events = records.collect::<Result<Vec<_>, _>>()?;
+    for name in ["packet_sent", "packet_received", "metrics_updated"] {
+        let of_name = |e: &&serde_json::Value| e["name"].as_str().is_some_and(|n| n.ends_with(name));
+        assert!(events.iter().filter(of_name).count() > 1, "{name}: {} events", events.len());
+    }
+    let why = call.relay.ask(&["qlog", "nobody"]).expect_err("no such device").to_string();
+    assert!(why.contains("nobody"), "{why}");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::ask::{AskError, ask};
 pub(crate) use self::office::{
-    MAX_KEPT, MAX_LINES, MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make,
+    MAX_KEPT, MAX_LINES, MAX_LOG_SECONDS, MAX_SECONDS, MAX_USES, MIN_SECONDS, Names, Office, Secret, make,
 };
 pub use self::print::show;
 pub(crate) use self::serve::{Door, serve};
@@ -62,6 +62,13 @@ pub enum Request {
         dir: Option<String>,
         /// How many of the newest there are kept.
         keep: u32,
+    },
+    /// Write down what QUIC does with a device.
+    Qlog {
+        /// Its name, or how its fingerprint begins.
+        device: String,
+        /// How long its connections may be awaited.
+        seconds: u64,
     },
     /// How busy the relay is, and with what.
     Status,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -71,6 +71,7 @@ impl Office {
             Request::History { room, before, limit } => self.history(&room, before, limit).await,
             Request::Restart => self.restart().await,
             Request::Backup { dir, keep } => self.backup(dir, keep).await,
+            Request::Qlog { device, seconds } => self.log_device(device, seconds).await,
             Request::Status => self.status().await,
             Request::Key => self.keys(keys::Command::Show).await,
             Request::RotateKey { now } => self.keys(|answer| keys::Command::Rotate { now, answer }).await,
@@ -172,6 +173,20 @@ impl Office {
         Ok(json!({"path": made.path.display().to_string(), "bytes": made.bytes, "removed": removed}))
     }
 
+    async fn log_device(&self, device: String, seconds: u64) -> anyhow::Result<Value> {
+        ensure!((1..=MAX_LOG_SECONDS).contains(&seconds), "a device is waited for from a second to an hour");
+        let device: Result<Device, SelectError> =
+            self.shared.registry.ask(move |l| l.select(&device)).await?;
+        let device = device?;
+        let from = self.shared.members.addresses(device.pin);
+        let connected = from.len();
+        let dir = self.shared.logs.want(device.pin, from, Duration::from_secs(seconds))?;
+        Ok(json!({
+            "pin": device.pin.to_string(), "name": device.name, "directory": dir.to_string_lossy(),
+            "seconds": seconds, "connections": connected,
+        }))
+    }
+
     async fn status(&self) -> anyhow::Result<Value> {
         let devices = self.shared.registry.ask(|l| l.devices()).await??;
         let devices = devices.iter().filter(|device| device.revoked.is_none()).count();
@@ -268,5 +283,7 @@ pub(crate) const MAX_SECONDS: u64 = 90 * 24 * 3600;
 const MAX_ROOMS: usize = 32;
 /// Backups of one directory: three years of daily ones.
 pub(crate) const MAX_KEPT: u32 = 1000;
+/// Nobody looks into a network for longer without asking again.
+pub(crate) const MAX_LOG_SECONDS: u64 = 3600;
 /// Lines of chat at once: of the longest, a few megabytes.
 pub(crate) const MAX_LINES: u32 = 1000;

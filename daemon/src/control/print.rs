@@ -41,6 +41,7 @@ pub fn show(request: &Request, answer: &Value, output: Output, terminal: bool) -
         Request::History { .. } => plain(history(answer)),
         Request::Restart => plain(format!("process {} has taken over", answer["pid"])),
         Request::Backup { .. } => backup(answer),
+        Request::Qlog { .. } => log_of_device(answer),
         Request::Status => plain(status::page(answer)),
         Request::Key | Request::RotateKey { .. } => plain(key(answer)),
     }
@@ -98,6 +99,21 @@ fn devices(answer: &Value) -> String {
         ]);
     }
     columns(&table)
+}
+
+fn log_of_device(answer: &Value) -> Shown {
+    let (name, pin, directory) = (text(&answer["name"]), text(&answer["pin"]), text(&answer["directory"]));
+    let from = match answer["connections"].as_u64() {
+        Some(0) | None => "any address, as it is not here now",
+        Some(_) => "the addresses that it has now",
+    };
+    Shown {
+        text: format!("{directory}/*.sqlog"),
+        hint: format!(
+            "Logs begin with the next connections of {name} ({pin}) within {} s, from {from}: let it join anew. They tell addresses; remove them when you have read them.",
+            answer["seconds"]
+        ),
+    }
 }
 
 fn history(answer: &Value) -> String {

@@ -156,7 +156,7 @@ impl Ledger {
     }
 
     /// The one device that is meant: by its name, or by how its fingerprint begins.
-    fn select(&self, which: &str) -> Result<Device, SelectError> {
+    pub(crate) fn select(&self, which: &str) -> Result<Device, SelectError> {
         let devices = self.devices()?;
         let letters =
             |text: &str| text.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();

@@ -84,19 +84,23 @@ pub fn relay_config(
 ) -> Result<quinn::ServerConfig, EndpointError> {
     let tls = QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    let mut t = transport(None);
-    // What a client may make a relay hold is bounded more tightly than the other way round: there are many of them, and some
-    // are hostile.
-    t.stream_receive_window(VarInt::from_u32(MEMBER_WINDOW))
-        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
-        .send_window(64 * 1024)
-        .datagram_receive_buffer_size(Some(128 * 1024));
-    config.transport_config(Arc::new(t)).token_key(secrets.tokens());
+    config.transport_config(Arc::new(relay_transport())).token_key(secrets.tokens());
     // Attempts that nobody has looked at yet wait for some fifty microseconds; with 3 kB each they stay below 1 MiB.
     // Beyond, quinn drops first packets before it spends a key on them. Without 0-RTT there is no early data to keep,
     // only the second half of a hello.
     config.max_incoming(256).incoming_buffer_size(4 * 1024).incoming_buffer_size_total(512 * 1024);
     Ok(config)
+}
+
+/// The same for a connection of which is written down what QUIC does.
+#[cfg(feature = "qlog")]
+#[must_use]
+pub fn logged(config: &quinn::ServerConfig, log: quinn::QlogStream) -> quinn::ServerConfig {
+    let mut transport = relay_transport();
+    transport.qlog_stream(Some(log));
+    let mut config = config.clone();
+    config.transport_config(Arc::new(transport));
+    config
 }
 
 /// Lets a client send what a member may: more streams, and more on them before it is read.
@@ -182,6 +186,17 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
         // Lets observers on the path measure round trips; nobody needs that here.
         .allow_spin(false)
         .congestion_controller_factory(Arc::new(window::Factory));
+    t
+}
+
+fn relay_transport() -> TransportConfig {
+    let mut t = transport(None);
+    // What a client may make a relay hold is bounded more tightly than the other way round: there are many of them, and some
+    // are hostile.
+    t.stream_receive_window(VarInt::from_u32(MEMBER_WINDOW))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
+        .send_window(64 * 1024)
+        .datagram_receive_buffer_size(Some(128 * 1024));
     t
 }
 
