@@ -110,7 +110,7 @@ fn log_of_device(answer: &Value) -> Shown {
     Shown {
         text: format!("{directory}/*.sqlog"),
         hint: format!(
-            "Logs begin with the next connections of {name} ({pin}) within {} s, from {from}: let it join anew. They tell addresses; remove them when you have read them.",
+            "Logs begin with the next connections of {name} ({pin}) within {} s, from {from}: let it join anew. They tell when somebody spoke: remove them when they are read.",
             answer["seconds"]
         ),
     }
