@@ -112,6 +112,25 @@ sed -i '/^listen = 7/d' /etc/vchatd/vchatd.toml
 both reconnecting 1 && fail "nobody was interrupted"
 echo "ok: nobody was interrupted"
 
+# Another process of the service takes over: by the operator's wish, and by an upgrade.
+first=$(systemctl show -P MainPID vchatd)
+vchatd restart || fail "another process can take over"
+within 10 "people go over to it" both moved 1
+second=$(systemctl show -P MainPID vchatd)
+[ "$second" != "$first" ] || fail "systemd knows that it is the service"
+within 20 "the one before ends" [ ! -e "/proc/$first" ]
+is vchatd ActiveState active || fail "the service goes on"
+# Longer than its watchdog waits: the one after feeds it.
+sleep 12
+is vchatd MainPID "$second" || fail "the new process is the service for good"
+DEBIAN_FRONTEND=noninteractive apt-get -qq -y reinstall "$dir"/vchatd_*.deb >"$work/apt" 2>&1 || { cat "$work/apt"; fail "the package can be upgraded"; }
+is vchatd ActiveState active || fail "the service runs after an upgrade"
+within 10 "people go over to the upgraded one" both moved 2
+second=$(systemctl show -P MainPID vchatd)
+within 20 "the one before ends" sh -c '[ "$(pgrep -c -x vchatd)" -eq 1 ]'
+both reconnecting 1 && fail "nobody was interrupted"
+echo "ok: nobody was interrupted by an upgrade"
+
 before=$(systemctl show -P NRestarts vchatd)
 kill -STOP "$(systemctl show -P MainPID vchatd)"
 within 30 "a relay that hangs is started anew" restarted "$before"
@@ -122,9 +141,6 @@ within 10 "a relay that was killed is started anew" restarted "$before"
 within 20 "and everybody is back" both reconnected 2
 systemctl restart vchatd
 within 20 "everybody comes back after a planned restart" both reconnected 3
-DEBIAN_FRONTEND=noninteractive apt-get -qq -y reinstall "$dir"/vchatd_*.deb >"$work/apt" 2>&1 || { cat "$work/apt"; fail "the package can be upgraded"; }
-is vchatd ActiveState active || fail "the service runs after an upgrade"
-within 20 "everybody comes back after an upgrade" both reconnected 4
 
 backup=$(vchatd backup) || fail "a backup can be made while people talk"
 [ "$(stat -c %a "$backup") $(stat -c %a "$backup/identity.pem")" = "700 600" ] || fail "a backup is private"
@@ -132,29 +148,33 @@ vchatd backup /srv/backups 2>"$work/err" && fail "the sandbox holds"
 grep -q 'leave DIR out' "$work/err" || fail "it says what to do: $(cat "$work/err")"
 systemctl start vchatd-backup.service || fail "the daily backup works"
 [ "$(find /var/lib/private/vchatd/backups -name backup.json | wc -l)" -eq 2 ] || fail "it makes another one"
-both reconnecting 5 && fail "nobody was interrupted"
+both reconnecting 4 && fail "nobody was interrupted"
 cp -r "$backup" "$work/backup"
 systemctl stop vchatd
 rm -rf /var/lib/private/vchatd
 cp -r "$work/backup" /var/lib/private/vchatd
 systemctl start vchatd || fail "a relay starts from its backup"
-within 20 "everybody comes back to a relay that was put back from its backup" both reconnected 5
+within 20 "everybody comes back to a relay that was put back from its backup" both reconnected 4
 vchatd history lobby | grep -q 'ann: hello' || fail "with its chat"
 
 systemctl start vchatd-sealed.socket vchatd-sealed.service || fail "the sealed service starts"
 is vchatd ActiveState inactive || fail "the other one makes way"
 main=$(systemctl show -P MainPID vchatd-sealed)
 [ "$(readlink /proc/1/ns/net)" != "$(readlink "/proc/$main/ns/net")" ] || fail "it has no network of its own"
-within 20 "everybody comes back to the sealed service" both reconnected 6
+within 20 "everybody comes back to the sealed service" both reconnected 5
 # Longer than its watchdog waits: it can call itself.
 sleep 15
 is vchatd-sealed NRestarts 0 || fail "the sealed service works"
 echo "ok: the sealed service works"
 echo sealed >&4
 within 10 "what one writes the other reads" grep -q '"text":"sealed"' "$work/bob"
+moved=$(told ann moved)
+vchatd restart || fail "another sealed process can take over"
+within 10 "people go over to it" both moved $((moved + 1))
+within 20 "the one before ends" sh -c '[ "$(pgrep -c -x vchatd)" -eq 1 ]'
 main=$(systemctl show -P MainPID vchatd-sealed)
 kill -KILL "$main"
-within 20 "everybody comes back when that was killed" both reconnected 7
+within 20 "everybody comes back when that was killed" both reconnected 6
 
 DEBIAN_FRONTEND=noninteractive apt-get -qq -y purge vchatd >"$work/apt" 2>&1 || { cat "$work/apt"; fail "the package can be purged"; }
 for left in /var/lib/private/vchatd /var/lib/vchatd /etc/vchatd /usr/bin/vchatd; do

@@ -15,6 +15,7 @@ use vchat_proto::admission::Outcome;
 use vchat_proto::bucket::TokenBucket;
 use vchat_proto::hop;
 use vchat_proto::id::{DisplayName, ParticipantId, RoomName};
+use vchat_proto::units::Bitrate;
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::datagram::DatagramError;
 use vchat_proto::wire::framing::{Deframer, frame};
@@ -78,6 +79,15 @@ pub(crate) async fn serve(connection: Connection, relay: Pin, shared: &Shared, a
     }
 }
 
+/// Whether one more may come into any room.
+fn has_room(shared: &Shared) -> Result<(), CloseCode> {
+    if shared.ceilings.borrow().reached {
+        return Err(CloseCode::Overloaded);
+    }
+    let most = shared.settings.borrow().limits.max_clients as usize;
+    if shared.stats.participants() < most { Ok(()) } else { Err(CloseCode::RelayFull) }
+}
+
 /// What both sides agreed on in the handshake.
 fn purpose(connection: &Connection) -> Option<Purpose> {
     let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
@@ -111,8 +121,11 @@ async fn admit(pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
 async fn call(connection: Connection, device: Device, relay: Pin, shared: &Shared) {
     let (address, pin) = (connection.remote_address(), device.pin);
     shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
-    let greeting =
-        without_media(&connection, Gone::Refused(CloseCode::Protocol), greet(&connection, device, shared));
+    let greeting = async {
+        has_room(shared).map_err(Gone::Refused)?;
+        without_media(&connection, Gone::Refused(CloseCode::Protocol), greet(&connection, device, shared))
+            .await
+    };
     let guest = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
@@ -236,7 +249,9 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
     let known = known.filter(|id| shared.seats.is_proof(seat(*id), &hello.seat));
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
     loop {
-        let room = shared.rooms.enter(&room_name);
+        let limits = shared.settings.borrow().limits;
+        let room = shared.rooms.enter(&room_name, limits.max_rooms as usize);
+        let room = room.ok_or(Gone::Refused(CloseCode::RelayFull))?;
         let (control_in, control) = outbox::new(CONTROL_QUEUE);
         let (chat_in, chat) = outbox::new(CHAT_QUEUE);
         let (media_in, media) = mpsc::channel(MEDIA_QUEUE);
@@ -250,7 +265,8 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
             stats: stats.clone(),
         };
         let pin = device.pin.0;
-        let join = Join { pin, seat: known, name: name.clone(), hello: hello.clone(), link, answer };
+        let (name, hello) = (name.clone(), hello.clone());
+        let join = Join { pin, seat: known, name, hello, limits, link, answer };
         drop(room.send(Command::Join(Box::new(join))).await);
         match joined.await {
             Ok(Ok(Joined { id, room: room_number })) => {
@@ -281,9 +297,16 @@ async fn attend(connection: &Connection, guest: Guest, met: Keys, shared: &Share
     let Guest { id, room, control, control_in, chat, media, stats, .. } = guest;
     let mut tasks = JoinSet::new();
     let (to_sender, reports) = mpsc::channel(REPORT_QUEUE);
-    let ways = sender::Ways { from_room: media, reports, to_room: room.clone(), stats: stats.clone() };
+    let ways = sender::Ways {
+        from_room: media,
+        reports,
+        ceilings: shared.ceilings.clone(),
+        to_room: room.clone(),
+        stats: stats.clone(),
+    };
     tasks.spawn(sender::run(connection.clone(), id, ways));
-    tasks.spawn(read_media(connection.clone(), id, room.clone(), to_sender, stats));
+    let rate = shared.settings.borrow().limits.client_rate();
+    tasks.spawn(read_media(connection.clone(), id, room.clone(), to_sender, (rate, stats)));
     tasks.spawn(announce_next_key(connection.clone(), shared.keys.clone(), met.relay, control_in));
     let Stream { receive, deframer, send, queue } = control;
     let to_room = room.clone();
@@ -414,9 +437,10 @@ async fn read_media(
     id: ParticipantId,
     room: mpsc::Sender<Command>,
     to_sender: mpsc::Sender<Report>,
-    stats: Arc<ClientStats>,
+    (rate, stats): (Option<Bitrate>, Arc<ClientStats>),
 ) {
     let mut limit = TokenBucket::new(MEDIA_RATE);
+    let mut bytes = rate.map(bytes_of);
     let mut receiver = hop::Receiver::new(Instant::now());
     loop {
         let datagram = tokio::select! {
@@ -430,7 +454,11 @@ async fn read_media(
         let now = Instant::now();
         // Too much is dropped, not punished: an encoder may overshoot. Here and not in the room, or one who sends too much
         // would take the others' places in its queue.
-        if let Some(datagram) = datagram.filter(|_| is_within(&mut limit, now, &stats)) {
+        let within = |datagram: &Bytes| {
+            is_within(&mut limit, now, 1, &stats)
+                && bytes.as_mut().is_none_or(|bytes| is_within(bytes, now, datagram.len() as u32, &stats))
+        };
+        if let Some(datagram) = datagram.filter(within) {
             // A copy, because quinn gives out parts of what it read from the socket at once, up to 64 kB: what waits for
             // receivers or joiners would keep all of that.
             match Packet::parse(Bytes::copy_from_slice(&datagram)) {
@@ -446,7 +474,7 @@ async fn read_media(
             let mut first = true;
             while let Some(media) = receiver.poll_media() {
                 // What came in one bundle, or was restored at once, counts one by one.
-                if !std::mem::take(&mut first) && !is_within(&mut limit, now, &stats) {
+                if !std::mem::take(&mut first) && !is_within(&mut limit, now, 1, &stats) {
                     continue;
                 }
                 // A full room drops the newest media: it is overloaded, and what waits is older.
@@ -466,12 +494,18 @@ async fn read_media(
 }
 
 /// Whether one more datagram is within what a client may send; counts those that are not.
-fn is_within(limit: &mut TokenBucket, now: Instant, stats: &ClientStats) -> bool {
-    let within = limit.take(now, 1);
+fn is_within(limit: &mut TokenBucket, now: Instant, cost: u32, stats: &ClientStats) -> bool {
+    let within = limit.take(now, cost);
     if !within {
         stats.drop_one(Dropped::TooFast);
     }
     within
+}
+
+/// A bucket of the bytes that a client may send at this rate, with room for two seconds of it and a key frame.
+fn bytes_of(rate: Bitrate) -> TokenBucket {
+    let per_second = u32::try_from(rate.bps() / 8).unwrap_or(u32::MAX);
+    TokenBucket::new((per_second, per_second.saturating_mul(2).saturating_add(KEY_FRAME)))
 }
 
 /// Does something with a client that has no business sending datagrams yet: what nobody reads would wait in quinn.
@@ -504,5 +538,7 @@ const CHAT_QUEUE: usize = MAX_HISTORY + MAX_MESSAGE + 3 * 32 * 1024;
 const MEDIA_QUEUE: usize = 1024;
 /// Reports that wait for the task that sends: it reads them at once, and each tells more than those before it.
 const REPORT_QUEUE: usize = 8;
+/// Bytes of a large key frame of 360 lines.
+const KEY_FRAME: u32 = 64 * 1024;
 /// Bytes to take from a stream at once.
 const READ_CHUNK: usize = 4 * 1024;

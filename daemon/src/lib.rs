@@ -14,6 +14,7 @@
 mod admin;
 mod archive;
 mod backup;
+pub mod ceilings;
 pub mod config;
 mod connection;
 pub mod control;

@@ -20,6 +20,7 @@ use vchat_proto::wire::limits::MAX_PENDING;
 use vchat_proto::wire::pb;
 
 use crate::archive::{Archive, Failed, Receipt};
+use crate::ceilings::Limits;
 use crate::outbox::Outbox;
 use crate::rooms::Rooms;
 use crate::stats::{ClientStats, Dropped, RoomNumber};
@@ -51,6 +52,8 @@ pub(crate) struct Join {
     pub(crate) seat: Option<ParticipantId>,
     pub(crate) name: DisplayName,
     pub(crate) hello: pb::Hello,
+    /// Those that hold now.
+    pub(crate) limits: Limits,
     pub(crate) link: Link,
     pub(crate) answer: oneshot::Sender<Result<Joined, CloseCode>>,
 }
@@ -146,8 +149,9 @@ pub(crate) async fn run(mut commands: mpsc::Receiver<Command>, rooms: Rooms, nam
         let occupied = !room.is_empty();
         handle(&mut room, &mut links, open.number, command);
         deliver(&mut room, &mut links, &mut shelf);
-        if occupied && room.is_empty() {
+        if occupied == room.is_empty() {
             empty_since = Instant::now();
+            rooms.note_occupied(!occupied);
         }
     }
     // Whoever is just joining finds the queue closed and asks for the room again.
@@ -159,7 +163,8 @@ fn handle(room: &mut Room, links: &mut BTreeMap<ParticipantId, Link>, number: Ro
     let now = Instant::now();
     match command {
         Command::Join(join) => {
-            let Join { pin, seat, name, hello, link, answer } = *join;
+            let Join { pin, seat, name, hello, limits, link, answer } = *join;
+            room.set_limits(limits.max_participants as usize, limits.client_video());
             let joined = room.join(now, pin, seat, name, &hello);
             match joined {
                 Ok(id) => {

@@ -1,7 +1,7 @@
 //! Which rooms there are.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -20,6 +20,8 @@ pub(crate) struct Rooms {
     by_name: Arc<Mutex<BTreeMap<RoomName, mpsc::Sender<Command>>>>,
     /// A permit for each room that must make way and has not yet.
     crowded: Arc<Semaphore>,
+    /// How many rooms have people in them.
+    occupied: Arc<AtomicUsize>,
     /// Another process takes over: chat is not for this one any more.
     quiet: Arc<AtomicBool>,
 }
@@ -28,7 +30,14 @@ impl Rooms {
     /// No rooms yet; their chat will be kept there.
     pub(crate) fn new(archive: Archive, stats: Stats) -> Self {
         let crowded = Arc::new(Semaphore::new(0));
-        Self { archive, stats, by_name: Arc::default(), crowded, quiet: Arc::default() }
+        Self {
+            archive,
+            stats,
+            by_name: Arc::default(),
+            crowded,
+            occupied: Arc::default(),
+            quiet: Arc::default(),
+        }
     }
 
     pub(crate) const fn archive(&self) -> &Archive {
@@ -39,23 +48,35 @@ impl Rooms {
         &self.stats
     }
 
-    /// The way into a room, which begins with the first who asks. Where there are [`MAX_ROOMS`] others, the one that has been
-    /// empty longest ends for it: nobody can keep people out by opening rooms and leaving them.
+    /// The way into a room, which begins with the first who asks. Where there are `most` others, the one that has been empty longest
+    /// ends for it: nobody can keep people out by opening rooms and leaving them. None where there are people in all of them.
     ///
     /// The room may end before a command reaches it; the sender then fails, and asking again begins a new one.
-    pub(crate) fn enter(&self, name: &RoomName) -> mpsc::Sender<Command> {
+    pub(crate) fn enter(&self, name: &RoomName, most: usize) -> Option<mpsc::Sender<Command>> {
         let mut rooms = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(room) = rooms.get(name).filter(|r| !r.is_closed()) {
-            return room.clone();
+            return Some(room.clone());
         }
-        if rooms.len() >= MAX_ROOMS {
+        if rooms.len() >= most {
+            if self.occupied.load(Ordering::Relaxed) >= most {
+                return None;
+            }
             // Those who wait get it in the order in which they came; where nobody waits yet, the first who will.
             self.crowded.add_permits(1);
         }
         let (sender, receiver) = mpsc::channel(room::COMMANDS);
         rooms.insert(name.clone(), sender.clone());
         tokio::spawn(room::run(receiver, self.clone(), name.clone()));
-        sender
+        Some(sender)
+    }
+
+    /// There are people in a room, or none any more.
+    pub(crate) fn note_occupied(&self, occupied: bool) {
+        if occupied {
+            self.occupied.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.occupied.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Waits until this empty room must make way for another.
@@ -94,15 +115,14 @@ impl Rooms {
     }
 }
 
-/// Rooms at once before empty ones give way. Occupied ones are bounded by the number of connections.
-const MAX_ROOMS: usize = 1000;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::archive::Retention;
+
+    const MAX_ROOMS: usize = 100;
 
     fn name(n: usize) -> RoomName {
         RoomName::parse(&format!("room {n}")).expect("a name")
@@ -117,7 +137,7 @@ mod tests {
         let rooms = Rooms::new(archive, stats);
         let mut first = Vec::new();
         for n in 0..2 * MAX_ROOMS {
-            let room = rooms.enter(&name(n));
+            let room = rooms.enter(&name(n), MAX_ROOMS).expect("they are all empty");
             if n < MAX_ROOMS {
                 first.push(room);
             }
@@ -128,5 +148,10 @@ mod tests {
         }
         let open = rooms.by_name.lock().expect("no panic").len();
         assert_eq!(open, MAX_ROOMS, "the newest are there");
+        (0..MAX_ROOMS).for_each(|_| rooms.note_occupied(true));
+        assert!(rooms.enter(&name(0), MAX_ROOMS).is_none(), "nobody has to go for a newcomer");
+        assert!(rooms.enter(&name(2 * MAX_ROOMS - 1), MAX_ROOMS).is_some(), "that one is there");
+        rooms.note_occupied(false);
+        assert!(rooms.enter(&name(0), MAX_ROOMS).is_some());
     }
 }

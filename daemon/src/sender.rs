@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::SendDatagramError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use vchat_proto::hop::{Sender, Settings};
 use vchat_proto::id::ParticipantId;
 use vchat_proto::units::Bitrate;
 use vchat_proto::wire::hop::Report;
 use vchat_proto::wire::limits::MAX_DATAGRAM;
 
+use crate::ceilings::Ceilings;
 use crate::room::{Command, ToReceiver, sleep_until};
 use crate::stats::ClientStats;
 
@@ -21,6 +22,8 @@ pub(crate) struct Ways {
     /// What the receiver reports of what was sent.
     pub(crate) reports: mpsc::Receiver<Report>,
     pub(crate) to_room: mpsc::Sender<Command>,
+    /// How much video each receiver may have of what the relay may send.
+    pub(crate) ceilings: watch::Receiver<Ceilings>,
     pub(crate) stats: Arc<ClientStats>,
 }
 
@@ -29,6 +32,8 @@ pub(crate) struct Ways {
 pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, mut ways: Ways) {
     let mut sender = Sender::new(Instant::now(), Settings { start: START, video_max: FIRST_VIDEO });
     let mut told = Told::default();
+    // What the room has for this receiver.
+    let mut wanted = FIRST_VIDEO;
     // The datagram at QUIC's door, which is closed: its own window is a fuse that rarely blows.
     let mut at_door: Option<Bytes> = None;
     loop {
@@ -36,9 +41,9 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
         tokio::select! {
             next = ways.from_room.recv() => {
                 let Some(next) = next else { return };
-                take(&mut sender, next);
+                take(&mut sender, next, &mut wanted);
                 while let Ok(next) = ways.from_room.try_recv() {
-                    take(&mut sender, next);
+                    take(&mut sender, next, &mut wanted);
                 }
             }
             report = ways.reports.recv() => {
@@ -72,18 +77,24 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
             // Lost when the room is overloaded; the queue asks again.
             drop(ways.to_room.try_send(Command::RefreshNeeded(receiver, refresh)));
         }
-        if let Some(command) = told.news(Instant::now(), receiver, &sender) {
+        if told.is_due(Instant::now(), &sender) {
+            let share = ways.ceilings.borrow().share;
+            sender.set_video_max(share.map_or(wanted, |share| share.min(wanted)));
             ways.stats.note_hop(&sender);
-            drop(ways.to_room.try_send(command));
+            let budget = share.map_or(sender.video_target(), |share| share.min(sender.video_target()));
+            drop(ways.to_room.try_send(Command::Hop(receiver, budget, sender.residual_loss())));
         }
     }
 }
 
-fn take(sender: &mut Sender, item: ToReceiver) {
+fn take(sender: &mut Sender, item: ToReceiver, wanted: &mut Bitrate) {
     match item {
         ToReceiver::Media(header, body) => sender.push(Instant::now(), header, body),
         ToReceiver::TrackEnded(track) => sender.forget(track),
-        ToReceiver::VideoMax(max) => sender.set_video_max(max),
+        ToReceiver::VideoMax(max) => {
+            *wanted = max;
+            sender.set_video_max(max);
+        }
     }
 }
 
@@ -105,13 +116,13 @@ struct Told {
 }
 
 impl Told {
-    /// What the room should know now, if that is news.
-    fn news(&mut self, now: Instant, receiver: ParticipantId, sender: &Sender) -> Option<Command> {
+    /// Whether the room should be told now.
+    fn is_due(&mut self, now: Instant, sender: &Sender) -> bool {
         if !sender.is_measured() || self.at.is_some_and(|t| now < t + TELL_EVERY) {
-            return None;
+            return false;
         }
         self.at = Some(now);
-        Some(Command::Hop(receiver, sender.video_target(), sender.residual_loss()))
+        true
     }
 }
 

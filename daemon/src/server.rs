@@ -8,11 +8,12 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use vchat_certs::pin::{Pin, peer_pin};
-use vchat_proto::admission::{Gate, Limits, Outcome, Ticket, Verdict};
+use vchat_proto::admission::{self, Gate, Outcome, Ticket, Verdict};
 use vchat_proto::wire::close::CloseCode;
 use vchat_quic::RelaySocket;
 
 use crate::archive::{Archive, Retention};
+use crate::ceilings::{self, Ceilings, Limits};
 use crate::config::Config;
 use crate::connection;
 use crate::control::{self, Door, Names, Office};
@@ -46,6 +47,7 @@ pub struct Server {
     /// Resolve when the threads of the disk have ended.
     ended: [oneshot::Receiver<()>; 2],
     settings: watch::Sender<Settings>,
+    ceilings: watch::Sender<Ceilings>,
     /// Of its connections, among those of processes that share the sockets.
     generation: u8,
     /// What this process takes over, until it has.
@@ -69,11 +71,13 @@ pub(crate) struct Settings {
     pub(crate) public: Option<String>,
     /// Whether a key that nobody knows is let in and becomes a device.
     pub(crate) trust_on_first_use: bool,
+    pub(crate) limits: Limits,
 }
 
 impl Settings {
     fn of(config: &Config) -> Self {
-        Self { public: config.public.clone(), trust_on_first_use: config.trust_on_first_use }
+        let Config { public, trust_on_first_use, limits, .. } = config;
+        Self { public: public.clone(), trust_on_first_use: *trust_on_first_use, limits: *limits }
     }
 }
 
@@ -92,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) names: Names,
     /// What may change while the relay runs.
     pub(crate) settings: watch::Receiver<Settings>,
+    pub(crate) ceilings: watch::Receiver<Ceilings>,
     pub(crate) stats: Stats,
     pub(crate) logs: Logs,
     /// The zero of the relay's clock.
@@ -166,6 +171,7 @@ impl Server {
         let (rotate, rotate_in) = mpsc::channel(COMMANDS);
         let (restarts, restarts_in) = mpsc::channel(1);
         let (settings, live) = watch::channel(Settings::of(&config));
+        let ceilings = watch::Sender::default();
         let clock = Duration::from_micros(estate.map_or(0, |estate| estate.clock_us));
         let shared = Shared {
             rooms: Rooms::new(archive, stats.clone()),
@@ -177,6 +183,7 @@ impl Server {
             restarts,
             names: Names { addrs: addrs.clone(), settings: live.clone() },
             settings: live,
+            ceilings: ceilings.subscribe(),
             stats,
             logs: Logs::new(&config.state_dir),
             started: Instant::now().checked_sub(clock).unwrap_or_else(Instant::now),
@@ -196,6 +203,7 @@ impl Server {
             shared,
             ended: [registry_ended, archive_ended],
             settings,
+            ceilings,
             generation: secrets.generation(),
             inheritance,
         })
@@ -280,6 +288,7 @@ impl Server {
         tasks.spawn(archive.clone().keep_tidy());
         tasks.spawn(async move { probe.watch().await });
         tasks.spawn(shared.stats.clone().sample());
+        tasks.spawn(ceilings::watch(shared.stats.load(), shared.settings.clone(), self.ceilings));
         service::ready();
         tokio::pin!(shutdown);
         let end = loop {
@@ -429,7 +438,7 @@ async fn accept(endpoint: quinn::Endpoint, incoming: mpsc::Sender<quinn::Incomin
 
 /// Decides about connection attempts; never waits for one of them.
 async fn admit(mut attempts: mpsc::Receiver<quinn::Incoming>, shared: Arc<Shared>) {
-    let mut gate = Gate::new(Limits::default());
+    let mut gate = Gate::new(admission::Limits::default());
     let mut connections = JoinSet::new();
     // As many entries as there are tickets, of which the gate gives out only so many.
     let (settled, mut outcomes) = mpsc::unbounded_channel();

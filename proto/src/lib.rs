@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod bucket;
 pub mod cc;
+pub mod ceiling;
 pub mod egress;
 pub mod hop;
 pub mod id;

@@ -77,12 +77,14 @@ impl Archive {
         retention: Retention,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let book = Book::open(state_dir, retention)?;
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
         let (ending, ended) = oneshot::channel();
         let stats = Arc::new(ChatStats::default());
         let counted = stats.clone();
         let run = move || {
-            drop(work(book, queue, &counted));
+            // The file is closed before anybody can see that the thread has ended.
+            drop(work(book, &mut queue, &counted));
+            drop(queue);
             drop(ending);
         };
         std::thread::Builder::new().name("archive".into()).spawn(run)?;
@@ -161,7 +163,7 @@ impl Archive {
 }
 
 /// Works until nobody can ask any more.
-fn work(mut book: Book, mut queue: mpsc::Receiver<Job>, stats: &ChatStats) -> Book {
+fn work(mut book: Book, queue: &mut mpsc::Receiver<Job>, stats: &ChatStats) -> Book {
     let (mut complained, mut stops) = (false, false);
     while !stops && let Some(first) = queue.blocking_recv() {
         let mut jobs = vec![first];

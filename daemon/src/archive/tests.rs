@@ -192,11 +192,11 @@ async fn while_the_disk_is_full_posts_fail_and_afterwards_they_do_not() {
     let book = Book::open(dir.path(), everything()).expect("a book");
     let pages: u32 = book.limit(None);
     book.limit(Some(pages + 1));
-    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (jobs, mut queue) = mpsc::channel(QUEUE);
     let stats = Arc::new(ChatStats::default());
     let archive = Archive(jobs, stats.clone());
     let counted = stats.clone();
-    let thread = std::thread::spawn(move || work(book, queue, &counted));
+    let thread = std::thread::spawn(move || work(book, &mut queue, &counted));
     let big = |n: u8| {
         let mut post = post(ANN, n);
         post.line.text = "x".repeat(2000);

@@ -19,6 +19,16 @@ pub(crate) struct Load {
     pub(crate) memory_bytes: u64,
     /// Files and sockets that are open.
     pub(crate) fds: u64,
+    pub(crate) pulse: Pulse,
+}
+
+/// What was sent in the last second, in bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pulse {
+    /// To all who are here.
+    pub(crate) sent_bps: f64,
+    /// To the one who was sent most.
+    pub(crate) largest_bps: f64,
 }
 
 /// A stretch of time; of a relay that has just begun, what there is of it.
@@ -60,12 +70,19 @@ impl Samples {
     }
 
     /// Adds a sample of the process as it is, and forgets those that are older than a minute but one.
-    pub(super) fn take(&mut self, now: Instant, traffic: Traffic, loop_delay: Duration) -> Load {
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        traffic: Traffic,
+        loop_delay: Duration,
+        pulse: Pulse,
+    ) -> Load {
         self.0.push_back(Sample { at: now, cpu: cpu_time(), traffic, loop_delay });
         while self.0.get(1).is_some_and(|second| now.duration_since(second.at) >= LONG) {
             self.0.pop_front();
         }
-        Load { short: self.span(SHORT), long: self.span(LONG), memory_bytes: memory(), fds: open_files() }
+        let (short, long) = (self.span(SHORT), self.span(LONG));
+        Load { short, long, memory_bytes: memory(), fds: open_files(), pulse }
     }
 
     fn span(&self, length: Duration) -> Span {
@@ -125,17 +142,17 @@ mod tests {
         let at = |second: u64| begin + Duration::from_secs(second);
         let mut samples = Samples::begin(begin);
         let late = Duration::from_millis(70);
-        let mut load = samples.take(at(1), traffic(100), late);
+        let mut load = samples.take(at(1), traffic(100), late, Pulse::default());
         assert_eq!(load.short.rates.received_datagrams, 100.0, "of a second, as there is no more");
         assert_eq!((load.short.loop_delay, load.long.loop_delay), (late, late));
         for second in 2..=20 {
-            load = samples.take(at(second), traffic(100), Duration::from_millis(1));
+            load = samples.take(at(second), traffic(100), Duration::from_millis(1), Pulse::default());
         }
         assert_eq!(load.short.rates.received_bytes, 0.0, "nothing in ten seconds");
         assert_eq!(load.long.rates.received_datagrams, 5.0, "100 in twenty");
         assert_eq!((load.short.loop_delay, load.long.loop_delay), (Duration::from_millis(1), late));
         for second in 21..=200 {
-            load = samples.take(at(second), traffic(second * 10), Duration::ZERO);
+            load = samples.take(at(second), traffic(second * 10), Duration::ZERO, Pulse::default());
         }
         assert_eq!(load.long.rates.received_datagrams, 10.0);
         assert_eq!((load.long.loop_delay, samples.0.len()), (Duration::ZERO, 61));

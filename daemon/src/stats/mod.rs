@@ -25,7 +25,7 @@ use self::client::{HopNow, Traffic};
 pub(crate) use self::events::{ChatStats, Events, Handshake};
 pub(crate) use self::http::{Pages, converse, serve};
 pub(crate) use self::load::Load;
-use self::load::Samples;
+use self::load::{Pulse, Samples};
 
 /// Everything that is counted.
 #[derive(Clone)]
@@ -84,6 +84,7 @@ pub(crate) struct Present {
     stats: Stats,
     room: RoomNumber,
     id: ParticipantId,
+    client: Arc<ClientStats>,
 }
 
 impl Stats {
@@ -131,11 +132,16 @@ impl Stats {
             since: Instant::now(),
             pace: Pace::default(),
         };
-        // The room of a relay that stops may have ended already.
-        if let Some(room) = self.lock().rooms.get_mut(&room) {
-            room.clients.insert(id, entry);
+        let client = entry.stats.clone();
+        let mut tables = self.lock();
+        // The room of a relay that stops may have ended already. Who came back before the old connection was missed has its number.
+        if let Some(entries) = tables.rooms.get_mut(&room)
+            && let Some(before) = entries.clients.insert(id, entry)
+        {
+            tables.leave(room, &before);
         }
-        Present { stats: self.clone(), room, id }
+        drop(tables);
+        Present { stats: self.clone(), room, id, client }
     }
 
     /// Samples the process and its traffic each second, and ten times a second how late a timer of the relay's thread is. Never
@@ -151,17 +157,27 @@ impl Stats {
                 worst = worst.max(due.elapsed());
             }
             let now = Instant::now();
-            let load = samples.take(now, self.pace(now), worst);
+            let (traffic, pulse) = self.pace(now);
+            let load = samples.take(now, traffic, worst, pulse);
             self.0.load.send_replace(load);
         }
     }
 
-    /// Takes down each client's rates; returns what was counted of all.
-    fn pace(&self, now: Instant) -> Traffic {
+    /// How many people are in rooms.
+    pub(crate) fn participants(&self) -> usize {
+        self.lock().rooms.values().map(|room| room.clients.len()).sum()
+    }
+
+    /// Takes down each client's rates; returns what was counted of all, and the last second.
+    fn pace(&self, now: Instant) -> (Traffic, Pulse) {
         let mut tables = self.lock();
-        let clients = tables.rooms.values_mut().flat_map(|room| room.clients.values_mut());
-        let present: Traffic = clients.map(|client| client.pace.step(now, client.stats.traffic())).sum();
-        tables.gone + present
+        let (mut present, mut pulse) = (Traffic::default(), Pulse::default());
+        for client in tables.rooms.values_mut().flat_map(|room| room.clients.values_mut()) {
+            present = present + client.pace.step(now, client.stats.traffic());
+            pulse.sent_bps += client.pace.sent_bps;
+            pulse.largest_bps = pulse.largest_bps.max(client.pace.sent_bps);
+        }
+        (tables.gone + present, pulse)
     }
 
     /// What is so now. Its cost grows with the number of clients: not for the relay's thread.
@@ -199,6 +215,17 @@ impl Stats {
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// What was counted of somebody who is not in the tables any more counts for the room and the relay.
+    fn leave(&mut self, room: RoomNumber, client: &ClientEntry) {
+        let traffic = client.stats.traffic();
+        if let Some(room) = self.rooms.get_mut(&room) {
+            room.gone = room.gone + traffic;
+        }
+        self.gone = self.gone + traffic;
     }
 }
 
@@ -260,10 +287,11 @@ impl Drop for Present {
         // Under one lock, so that no total is ever less than it was.
         let mut tables = self.stats.lock();
         let Some(room) = tables.rooms.get_mut(&self.room) else { return };
-        let Some(client) = room.clients.remove(&self.id) else { return };
-        let traffic = client.stats.traffic();
-        room.gone = room.gone + traffic;
-        tables.gone = tables.gone + traffic;
+        if room.clients.get(&self.id).is_some_and(|entry| Arc::ptr_eq(&entry.stats, &self.client))
+            && let Some(client) = room.clients.remove(&self.id)
+        {
+            tables.leave(self.room, &client);
+        }
     }
 }
 

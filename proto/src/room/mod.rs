@@ -41,6 +41,9 @@ pub struct Room {
     layers: Layers,
     audience: Audience,
     chat: History,
+    max_participants: usize,
+    /// Of what each participant publishes.
+    video_max: Option<Bitrate>,
     next_participant: u32,
     next_track: u16,
     output: VecDeque<Output>,
@@ -128,10 +131,18 @@ impl Room {
             layers: Layers::default(),
             audience: Audience::default(),
             chat: History::new(kept),
+            max_participants: MAX_PARTICIPANTS,
+            video_max: None,
             next_participant,
             next_track: 1,
             output: VecDeque::new(),
         }
+    }
+
+    /// From now on takes in so many people, [`MAX_PARTICIPANTS`] at most, and asks newcomers to publish no more video than that.
+    pub fn set_limits(&mut self, participants: usize, video_max: Option<Bitrate>) {
+        self.max_participants = participants.min(MAX_PARTICIPANTS);
+        self.video_max = video_max;
     }
 
     /// Takes somebody in whose key has the given pin. Outputs the welcome to them, the news to the others, and what they
@@ -153,7 +164,7 @@ impl Room {
     ) -> Result<ParticipantId, CloseCode> {
         let identity = Identity { pin, instance: hello.instance };
         let ghost = self.members.iter().find_map(|(id, m)| (m.identity == identity).then_some(*id));
-        if self.members.len() >= MAX_PARTICIPANTS && ghost.is_none() {
+        if self.members.len() >= self.max_participants && ghost.is_none() {
             return Err(CloseCode::RoomFull);
         }
         let kinds: Vec<pb::TrackKind> =
@@ -194,6 +205,9 @@ impl Room {
             pb::relay_control::Body::Welcome(pb::Welcome { you, others, room: hello.room.clone() }),
         );
         self.announce(id);
+        if self.video_max.is_some() {
+            cameras.iter().for_each(|(full, _)| self.limit(id, *full, None));
+        }
         cameras.into_iter().for_each(|(full, small)| self.layers.add_camera(now, id, full, small));
         let pb::Subscriptions { audio, video } = hello.subscriptions.unwrap_or_default();
         self.layers.add_receiver(now, id, video);
@@ -478,13 +492,18 @@ impl Room {
                     self.control(owner, pb::relay_control::Body::Wanted(wanted));
                 }
                 layers::Output::Limit(owner, track, limit) => {
-                    let kbps = limit.map_or(0, |l| u32::try_from(l.kbps()).unwrap_or(u32::MAX).max(1));
-                    let limit = pb::Limit { track: track.0.into(), kbps };
-                    self.control(owner, pb::relay_control::Body::Limit(limit));
+                    self.limit(owner, track, limit);
                 }
                 layers::Output::VideoWanted(to, rate) => self.output.push_back(Output::VideoWanted(to, rate)),
             }
         }
+    }
+
+    /// Tells the owner of a track how much of it somebody can take; none: all, as far as may be published.
+    fn limit(&mut self, owner: ParticipantId, track: TrackId, limit: Option<Bitrate>) {
+        let limit = [limit, self.video_max].into_iter().flatten().min();
+        let kbps = limit.map_or(0, |l| u32::try_from(l.kbps()).unwrap_or(u32::MAX).max(1));
+        self.control(owner, pb::relay_control::Body::Limit(pb::Limit { track: track.0.into(), kbps }));
     }
 
     /// Sends what a receiver needs to see a picture at once: the latest group of pictures, or, where that is too old, a request

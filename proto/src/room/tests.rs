@@ -636,6 +636,33 @@ fn a_full_room_takes_nobody_in() {
     assert_eq!(w.room.join(w.now, PIN, None, name, &hello()), Err(CloseCode::RoomFull));
 }
 
+#[test]
+fn the_operator_may_make_rooms_smaller_and_pictures_thinner() {
+    let mut w = World::new();
+    w.room.set_limits(2, Some(Bitrate::from_kbps(500)));
+    let (ann, welcome) = w.join("ann");
+    let limit = |o: &Output| match o {
+        Output::Control(to, pb::RelayControl { body: Some(pb::relay_control::Body::Limit(l)) }) => {
+            Some((*to, *l))
+        }
+        _ => None,
+    };
+    let camera = u32::from(camera(&welcome).track().0);
+    let told: Vec<_> = w.drain().iter().filter_map(limit).collect();
+    assert_eq!(told, [(ann, pb::Limit { track: camera, kbps: 500 })]);
+    w.join("bob");
+    let name = DisplayName::parse("late").expect("a name");
+    assert_eq!(w.room.join(w.now, PIN, None, name, &hello()), Err(CloseCode::RoomFull));
+    w.room.set_limits(10_000, None);
+    (2..MAX_PARTICIPANTS).for_each(|i| drop(w.join(&format!("{i}"))));
+    let name = DisplayName::parse("late").expect("a name");
+    assert_eq!(
+        w.room.join(w.now, PIN, None, name, &hello()),
+        Err(CloseCode::RoomFull),
+        "more there never are"
+    );
+}
+
 /// One step of a random call.
 #[derive(Clone, Debug)]
 enum Step {

@@ -28,11 +28,15 @@ pub enum CloseCode {
     OtherRoom = 10,
     /// The client's device is not an administrator's.
     NotAdmin = 11,
+    /// The relay has as many people, or as many rooms with people in them, as its operator lets it have.
+    RelayFull = 12,
+    /// The relay is at the limit of memory or bandwidth that its operator has set.
+    Overloaded = 13,
 }
 
 impl CloseCode {
     /// All codes, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Goodbye,
         Self::Protocol,
         Self::BadName,
@@ -45,6 +49,8 @@ impl CloseCode {
         Self::Revoked,
         Self::OtherRoom,
         Self::NotAdmin,
+        Self::RelayFull,
+        Self::Overloaded,
     ];
 
     /// The code of a number seen on the wire; none for one that this version does not know.
@@ -56,7 +62,7 @@ impl CloseCode {
     /// Whether a client that was closed with this code may connect again by itself.
     #[must_use]
     pub const fn is_temporary(self) -> bool {
-        matches!(self, Self::ShuttingDown | Self::TooSlow)
+        matches!(self, Self::ShuttingDown | Self::TooSlow | Self::RelayFull | Self::Overloaded)
     }
 
     /// The reason in words, sent along with the code.
@@ -75,6 +81,8 @@ impl CloseCode {
             Self::Revoked => "this device has been revoked",
             Self::OtherRoom => "this device was invited to other rooms",
             Self::NotAdmin => "this device is not an administrator's",
+            Self::RelayFull => "the relay has as many people or rooms as it may have; try again later",
+            Self::Overloaded => "the relay has no memory or bandwidth for one more; try again later",
         }
     }
 }
@@ -86,8 +94,8 @@ mod tests {
     #[test]
     fn codes_are_their_numbers_for_ever() {
         let numbers: Vec<u32> = CloseCode::ALL.iter().map(|c| *c as u32).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
         assert!(CloseCode::ALL.iter().all(|c| CloseCode::from_u64(*c as u64) == Some(*c)));
-        assert_eq!(CloseCode::from_u64(12), None);
+        assert_eq!(CloseCode::from_u64(14), None);
     }
 }

@@ -19,6 +19,7 @@
 //! | `machine` | where all this was measured |
 //! | `flood` | a call while its relay is flooded |
 //! | `kills`, `crowd` | a relay that is killed: the chat, and how long people notice |
+//! | `succession` | a relay that another process takes over from |
 //! | `soak` | a relay for a long time |
 //! | `posts` | how fast chat is stored |
 //! | `memory` | what clients and strangers can make a relay hold |
@@ -56,6 +57,7 @@ mod speech;
 mod stage;
 mod step;
 pub mod stoi;
+pub mod succession;
 mod table;
 mod traffic;
 mod writer;
@@ -71,6 +73,7 @@ pub use options::{CallOptions, TableOptions};
 pub use posts::{ChatOptions, run_chat};
 pub use profile::Profile;
 pub use soak::{ShortConnections, SoakOptions, run_soak, short_connections};
+pub use succession::{HandoverOptions, run_handover};
 pub use table::run_table;
 
 use self::machine::Machine;

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use vchat_tests::bench::{
-    CallOptions, ChatOptions, FloodOptions, KillsOptions, MemoryOptions, RestartOptions, SoakOptions,
-    TableOptions,
+    CallOptions, ChatOptions, FloodOptions, HandoverOptions, KillsOptions, MemoryOptions, RestartOptions,
+    SoakOptions, TableOptions,
 };
 use vchat_tests::bench::{
-    run_call, run_chat, run_flood, run_kills, run_memory, run_restart, run_soak, run_table,
+    run_call, run_chat, run_flood, run_handover, run_kills, run_memory, run_restart, run_soak, run_table,
 };
 use vchat_tests::estimators::{EstimatorOptions, run_estimators};
 
@@ -75,6 +75,16 @@ and until it has a whole picture of somebody that needs no other.",
   vchat-bench restart --clients 200 --runs 10"
     )]
     Restart(RestartOptions),
+    /// What people notice of another process that takes over from their relay
+    #[command(
+        long_about = "What people notice of another process that takes over from their relay (vchatd restart).
+
+Clients talk and are seen; the relay is handed over. Compared is how much sound was made up and how long pictures stood still in the
+seconds in which everybody moves, with as many seconds before. The programs are the real ones.",
+        after_help = "Example: twenty calls of four:
+  vchat-bench handover --clients 4 --runs 20"
+    )]
+    Handover(HandoverOptions),
     /// What hostile clients can make a relay hold in memory
     #[command(
         long_about = "What hostile clients can make a relay hold in memory.
@@ -128,6 +138,7 @@ fn main() -> ExitCode {
         What::Flood(options) => run_flood(&options),
         What::Kills(options) => run_kills(&options),
         What::Restart(options) => run_restart(&options),
+        What::Handover(options) => run_handover(&options),
         What::Memory(options) => run_memory(&options),
         What::Chat(options) => run_chat(&options),
         What::Soak(options) => run_soak(&options),
