@@ -41,6 +41,8 @@ async fn an_unpaired_client_never_reaches_a_room() {
 
     // Nobody in the room has heard of it, nor does the relay know it. A change of one's own comes back after all news of others.
     let next = witness.control.receive::<pb::RelayControl>().await.expect("here").body;
+    assert!(matches!(next, Some(pb::relay_control::Body::Seat(_))), "{next:?}");
+    let next = witness.control.receive::<pb::RelayControl>().await.expect("here").body;
     assert!(matches!(next, Some(pb::relay_control::Body::NextKey(_))), "{next:?}");
     let ping = pb::client_control::Body::ClockPing(pb::ClockPing { sent_us: 7 });
     witness.control.send(&control_up(ping)).await.expect("written");

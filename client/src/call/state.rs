@@ -315,6 +315,8 @@ impl Call {
                         }));
                     }
                     Some(gap) => {
+                        // Told again when each is seen again.
+                        self.remotes.values_mut().for_each(|remote| remote.first_shown = false);
                         self.printer.event(&json!({"event": "reconnected", "participant": me.id.0, "gap_ms": gap.as_millis()}));
                     }
                 }

@@ -134,7 +134,9 @@ impl Relay {
     fn admit(&mut self, at: Instant, now: Duration, connection: &mut Connection, hello: &pb::Hello) {
         let pin = [u8::try_from(connection.client).unwrap_or(u8::MAX); 32];
         let name = DisplayName::parse(&hello.name).unwrap_or_else(|e| panic!("a client's name: {e}"));
-        match self.room.join(at, pin, None, name, hello) {
+        // The proof of the number is for who carries hellos; a client of this world tells the truth.
+        let seat = (hello.participant > 0).then_some(ParticipantId(hello.participant));
+        match self.room.join(at, pin, seat, name, hello) {
             Ok(id) => connection.participant = Some(id),
             Err(code) => connection.close_from_relay(now, Loss::Closed(code)),
         }
