@@ -81,7 +81,8 @@ pub(crate) async fn run(connection: quinn::Connection, receiver: ParticipantId, 
             let share = ways.ceilings.borrow().share;
             sender.set_video_max(share.map_or(wanted, |share| share.min(wanted)));
             ways.stats.note_hop(&sender);
-            let budget = share.map_or(sender.video_target(), |share| share.min(sender.video_target()));
+            let target = sender.video_target();
+            let budget = share.map_or(target, |share| share.min(target));
             drop(ways.to_room.try_send(Command::Hop(receiver, budget, sender.residual_loss())));
         }
     }

@@ -101,10 +101,12 @@ fn chat_is_scrolled_back_to_its_beginning() -> anyhow::Result<()> {
 
     // To the very top, where nothing moves any more, not even by what others write.
     let top = |anns: &Xvfb| anns.press(&[keys::PAGE_UP; 5]).and_then(|()| messages(anns, &window));
-    let mut shown = top(&anns)?;
+    let (mut shown, mut same) = (top(&anns)?, 0);
+    // A window that is slow to draw shows the same for a moment, too.
     wait_until("the top", || {
         let last = std::mem::replace(&mut shown, top(&anns)?);
-        Ok(shown == last && shown != newest)
+        same = if shown == last && shown != newest { same + 1 } else { 0 };
+        Ok(same == 5)
     })?;
     if let Some(path) = std::env::var_os("VCHAT_SCREENSHOT") {
         anns.screenshot_of(&window)?.save_png(std::path::Path::new(&path))?;

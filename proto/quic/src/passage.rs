@@ -165,11 +165,9 @@ mod tests {
         for addr in ["10.1.2.3:77", "[::ffff:10.1.2.3]:77", "[fe80::1%3]:9", "[2001:db8::7]:65535"] {
             for to in [None, Some("10.9.9.9"), Some("2001:db8::1"), Some("::ffff:10.9.9.9")] {
                 for ecn in [None, Some(EcnCodepoint::Ce)] {
-                    let mut meta = RecvMeta::default();
-                    meta.addr = addr.parse().expect("an address");
-                    meta.dst_ip = to.map(|to| to.parse().expect("an address"));
-                    (meta.ecn, meta.len, meta.stride) = (ecn, 3000, 1200);
-                    all.push(meta);
+                    let addr = addr.parse().expect("an address");
+                    let dst_ip = to.map(|to| to.parse().expect("an address"));
+                    all.push(RecvMeta { addr, len: 3000, stride: 1200, ecn, dst_ip });
                 }
             }
         }
