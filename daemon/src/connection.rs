@@ -121,11 +121,8 @@ async fn admit(pin: Pin, shared: &Shared) -> Result<Device, CloseCode> {
 async fn call(connection: Connection, device: Device, relay: Pin, shared: &Shared) {
     let (address, pin) = (connection.remote_address(), device.pin);
     shared.registry.tell(move |l| drop(l.seen(unix_ms_now(), pin)));
-    let greeting = async {
-        has_room(shared).map_err(Gone::Refused)?;
-        without_media(&connection, Gone::Refused(CloseCode::Protocol), greet(&connection, device, shared))
-            .await
-    };
+    let greeting =
+        without_media(&connection, Gone::Refused(CloseCode::Protocol), greet(&connection, device, shared));
     let guest = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(guest)) => guest,
         Ok(Err(Gone::Connection)) => return tracing::debug!(%address, "left before the hello"),
@@ -248,7 +245,15 @@ async fn greet(connection: &Connection, device: Device, shared: &Shared) -> Resu
     let known = Some(ParticipantId(hello.participant));
     let known = known.filter(|id| shared.seats.is_proof(seat(*id), &hello.seat));
     let agent: String = hello.agent.chars().filter(|c| !c.is_control()).take(64).collect();
+    // Who has been here has a place; their last connection may not even be missed yet.
+    if known.is_none() {
+        has_room(shared).map_err(Gone::Refused)?;
+    }
     loop {
+        if shared.rooms.is_quiet() {
+            // Another process takes over, and those who are here are on their way there.
+            return Err(Gone::Refused(CloseCode::ShuttingDown));
+        }
         let limits = shared.settings.borrow().limits;
         let room = shared.rooms.enter(&room_name, limits.max_rooms as usize);
         let room = room.ok_or(Gone::Refused(CloseCode::RelayFull))?;

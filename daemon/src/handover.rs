@@ -35,9 +35,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use vchat_quic::RelaySocket;
 
 use crate::room::Command;
@@ -49,8 +51,25 @@ use crate::service::{self, Sockets};
 pub(crate) struct Estate {
     /// Of the connections of the process before; its own ones are of the next.
     pub(crate) generation: u8,
-    /// What the relay's clock shows: it goes on.
-    pub(crate) clock_us: u64,
+    /// What the system's monotonic clock, which all processes share, showed at the zero of the relay's clock; microseconds.
+    pub(crate) zero_us: i64,
+}
+
+impl Estate {
+    /// That of a relay whose clock shows this.
+    pub(crate) fn new(generation: u8, clock_us: u64) -> Self {
+        Self { generation, zero_us: monotonic_us().saturating_sub_unsigned(clock_us) }
+    }
+
+    /// What the relay's clock shows now.
+    pub(crate) fn clock(&self) -> Duration {
+        Duration::from_micros(u64::try_from(monotonic_us().saturating_sub(self.zero_us)).unwrap_or(0))
+    }
+}
+
+fn monotonic_us() -> i64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// The process that takes over, as the one before sees it.
@@ -59,6 +78,8 @@ pub(crate) struct Heir {
     stream: Stream,
     /// For each socket, where the packets come from that are not for the heir.
     passages: Vec<StdUnixStream>,
+    /// It has taken over: it lives on without this process.
+    done: bool,
 }
 
 /// What there is to take over, as the one who does sees it.
@@ -67,7 +88,7 @@ pub struct Inheritance {
     pub(crate) estate: Estate,
     pub(crate) sockets: Sockets,
     /// For each socket, where to pass on what belongs to the process before.
-    outlets: Vec<StdUnixStream>,
+    outlets: Vec<UnixStream>,
 }
 
 impl Heir {
@@ -91,22 +112,19 @@ impl Heir {
             command.env_remove(variable);
         }
         let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn();
+        // Its end of the stream: when the child has ended, so has the stream.
+        drop(command);
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let sockets = sockets.iter().map(|(_, udp)| udp.as_fd());
         let fds = sockets.chain(outlets.iter().map(AsFd::as_fd)).chain(metrics.map(AsFd::as_fd));
         let fds: Vec<BorrowedFd<'_>> = fds.collect();
-        let mut heir = Self { child, stream: Stream::new(ours.try_clone()?)?, passages };
+        let mut heir = Self { child, stream: Stream::new(ours.try_clone()?)?, passages, done: false };
         let ready = async {
             send(&ours, &serde_json::to_vec(&estate)?, &fds)?;
-            heir.stream.hear(READY).await
+            timeout(PATIENCE, heir.stream.hear(READY)).await.context("it does not answer")?
         };
-        match ready.await {
-            Ok(()) => Ok(heir),
-            Err(e) => {
-                heir.give_up();
-                Err(e.context("the new process does not start, its log says why; nothing has changed"))
-            }
-        }
+        ready.await.context("the new process does not start, its log says why; nothing has changed")?;
+        Ok(heir)
     }
 
     /// Lets it take over, and tells everybody here to go there.
@@ -119,11 +137,8 @@ impl Heir {
         shared: &Shared,
         answer: Restart,
     ) -> anyhow::Result<()> {
-        let taken = self.take(sockets, shared).await;
-        if taken.is_err() {
-            self.give_up();
-        }
-        taken?;
+        self.take(sockets, shared).await?;
+        self.done = true;
         tracing::info!(pid = self.child.id(), "another process has taken over");
         // Who asked may be gone.
         drop(answer.send(Ok(self.child.id())));
@@ -131,29 +146,50 @@ impl Heir {
         Ok(())
     }
 
+    /// Waits until the other process has opened everything. A large chat takes some time to be looked through; media goes on meanwhile,
+    /// and so does the service.
+    async fn opened(&mut self) -> anyhow::Result<()> {
+        let mut looks = tokio::time::interval(LOOK);
+        let take = timeout(OPENING, self.stream.hear(TAKE));
+        tokio::pin!(take);
+        loop {
+            tokio::select! {
+                taken = &mut take => return taken.context("the other process does not answer")?,
+                _ = looks.tick() => service::alive(),
+            }
+        }
+    }
+
     async fn take(&mut self, sockets: &[(RelaySocket, UdpSocket)], shared: &Shared) -> anyhow::Result<()> {
         shared.rooms.be_quiet();
-        let archive = shared.rooms.archive();
-        archive.stop().await;
-        shared.registry.stop().await;
-        archive.closed().await;
-        shared.registry.closed().await;
+        let release = async {
+            let archive = shared.rooms.archive();
+            archive.stop().await;
+            shared.registry.stop().await;
+            archive.closed().await;
+            shared.registry.closed().await;
+        };
+        timeout(PATIENCE, release).await.context("the disk does not answer")?;
         self.stream.say(RELEASED).await?;
-        self.stream.hear(TAKE).await?;
+        self.opened().await?;
         for ((socket, _), passage) in sockets.iter().zip(self.passages.drain(..)) {
             socket.step_back(passage)?;
         }
         self.stream.say(TAKEN).await?;
-        self.stream.hear(UP).await?;
+        timeout(PATIENCE, self.stream.hear(UP)).await.context("the other process does not answer")??;
         service::succeeded_by(self.child.id());
         self.stream.say(GO).await
     }
+}
 
-    /// It is not to take over.
-    fn give_up(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+/// One that has not taken over is not to.
+impl Drop for Heir {
+    fn drop(&mut self) {
+        if !self.done {
+            // It may have ended by itself.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
 }
 
@@ -171,7 +207,8 @@ impl Inheritance {
         let count = fds.len() / 2;
         let mut fds = fds.into_iter();
         let calls = fds.by_ref().take(count).map(UdpSocket::from).collect();
-        let outlets = fds.by_ref().take(count).map(StdUnixStream::from).collect();
+        let outlets = fds.by_ref().take(count).map(|fd| tokio_stream(fd.into()));
+        let outlets = outlets.collect::<Result<_, _>>()?;
         let sockets = Sockets { calls, metrics: fds.next().map(TcpListener::from) };
         let mut stream = Stream::new(from)?;
         stream.say(READY).await?;
@@ -188,10 +225,14 @@ impl Inheritance {
     /// # Errors
     /// The process before has ended.
     pub(crate) async fn begin(mut self, sockets: &[(RelaySocket, UdpSocket)]) -> anyhow::Result<()> {
+        for outlet in &self.outlets {
+            // What has never been waited for counts as full, and the first packets would be lost.
+            outlet.writable().await?;
+        }
         self.stream.say(TAKE).await?;
         self.stream.hear(TAKEN).await?;
         for ((socket, _), outlet) in sockets.iter().zip(self.outlets) {
-            socket.begin(self.estate.generation, outlet)?;
+            socket.begin(self.estate.generation, outlet);
         }
         self.stream.say(UP).await?;
         self.stream.hear(GO).await
@@ -223,8 +264,7 @@ struct Stream(UnixStream);
 
 impl Stream {
     fn new(stream: StdUnixStream) -> anyhow::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self(UnixStream::from_std(stream)?))
+        Ok(Self(tokio_stream(stream)?))
     }
 
     async fn say(&mut self, word: u8) -> anyhow::Result<()> {
@@ -232,12 +272,16 @@ impl Stream {
     }
 
     async fn hear(&mut self, word: u8) -> anyhow::Result<()> {
-        let heard = tokio::time::timeout(PATIENCE, self.0.read_u8()).await;
-        match heard.context("the other process does not answer")?.context("the other process has ended")? {
+        match self.0.read_u8().await.context("the other process has ended")? {
             heard if heard == word => Ok(()),
             heard => bail!("the other process says {heard} instead of {word}"),
         }
     }
+}
+
+fn tokio_stream(stream: StdUnixStream) -> std::io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 /// Sends a message with open files.
@@ -282,9 +326,15 @@ const MAX_FDS: usize = 32;
 /// How long those who have connections here may take to go: they are told within a second, move within another one, and listen here
 /// for two more.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+/// After so long nobody has a connection to the process before.
+pub(crate) const SETTLED: Duration = DRAIN.saturating_add(Duration::from_secs(3));
 /// So that not everybody comes at once: a handshake takes half a millisecond.
 const SPREAD: Duration = Duration::from_secs(1);
 /// For a handshake and a hello, three round trips on a long path; then everybody in a room sends on their new connection.
 const LEAD: Duration = Duration::from_millis(700);
-/// For each step: a start, or files that are closed and opened, on a machine that has much else to do.
+/// How long the files may take to be opened: a chat of gigabytes on a slow disk.
+const OPENING: Duration = Duration::from_secs(120);
+/// More often than any service manager wants to hear of a service.
+const LOOK: Duration = Duration::from_secs(1);
+/// For each other step: a start, or files that are closed and opened, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(10);

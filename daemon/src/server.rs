@@ -172,7 +172,7 @@ impl Server {
         let (restarts, restarts_in) = mpsc::channel(1);
         let (settings, live) = watch::channel(Settings::of(&config));
         let ceilings = watch::Sender::default();
-        let clock = Duration::from_micros(estate.map_or(0, |estate| estate.clock_us));
+        let clock = estate.map_or(Duration::ZERO, |estate| estate.clock());
         let shared = Shared {
             rooms: Rooms::new(archive, stats.clone()),
             members: Members::default(),
@@ -258,10 +258,11 @@ impl Server {
         } = self;
         let (settings, ended, generation) = (self.settings, self.ended, self.generation);
         let given_metrics = self.given_metrics;
-        // Those who come over from a process before must be here before they can be told to go on.
-        let settled = self.inheritance.as_ref().map(|_| Instant::now() + handover::DRAIN);
+        let mut settled = None;
         if let Some(inheritance) = self.inheritance {
             inheritance.begin(&sockets).await?;
+            // Those who come over from a process before must be here before they can be told to go on.
+            settled = Some(Instant::now() + handover::SETTLED);
         }
         tracing::info!(fingerprint = %shared.keys.borrow().current.pin(), "relay is up");
         warn(&settings.borrow());
@@ -302,7 +303,7 @@ impl Server {
                     let heir = if settled.is_some_and(|settled| Instant::now() < settled) {
                         Err(anyhow::anyhow!("the last restart is not over yet: try again in some seconds"))
                     } else {
-                        let estate = Estate { generation, clock_us: shared.clock_us() };
+                        let estate = Estate::new(generation, shared.clock_us());
                         Heir::start(estate, &sockets, given_metrics.as_ref()).await
                     };
                     match heir {
@@ -330,12 +331,17 @@ impl Server {
             }
             End::Successor(heir, answer) => {
                 drop(door);
-                let left = heir.take_over(&sockets, &shared, answer).await;
-                stopped = left.context("the process that was to take over has failed");
-                if stopped.is_ok() {
+                let leave = async {
+                    let left = heir.take_over(&sockets, &shared, answer).await;
+                    left.context("the process that was to take over has failed")?;
                     let gone = tokio::time::timeout(handover::DRAIN, admission.join_next());
                     // The operator, too, is to hear of it.
                     drop(tokio::join!(gone, tokio::time::sleep(FAREWELL)));
+                    Ok(())
+                };
+                tokio::select! {
+                    left = leave => stopped = left,
+                    () = &mut shutdown => {}
                 }
             }
         }

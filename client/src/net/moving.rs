@@ -86,6 +86,10 @@ impl Before {
         }
     }
 
+    pub(crate) fn into_link(self) -> Link {
+        self.link
+    }
+
     /// Says goodbye, without making anybody wait.
     pub(crate) fn close(self) {
         tokio::spawn(async move { drop(tokio::time::timeout(FAREWELL, self.link.close()).await) });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use vchat_certs::invite::Link as InviteLink;
 use vchat_certs::known::KnownError;
 use vchat_certs::tls::Purpose;
@@ -233,10 +234,14 @@ impl Runner {
                 self.uplink.push_audio(Instant::now(), &packet);
             }
         }
-        if let Some(link) = self.link.take() {
-            // The goodbye is best effort: the relay also notices that we are gone.
-            drop(tokio::time::timeout(FAREWELL, link.close()).await);
+        // The goodbye is best effort: the relay also notices that we are gone.
+        let next = self.next.link.take().map(|(link, _)| link);
+        let before = self.before.take().map(Before::into_link);
+        let mut farewells = JoinSet::new();
+        for link in [self.link.take(), next, before].into_iter().flatten() {
+            farewells.spawn(link.close());
         }
+        drop(tokio::time::timeout(FAREWELL, farewells.join_all()).await);
     }
 
     fn handle(&mut self, wake: Wake, at_door: &mut Option<Bytes>) {

@@ -150,6 +150,9 @@ impl Office {
     }
 
     async fn restart(&self) -> anyhow::Result<Value> {
+        let Ok(_held) = self.backing_up.clone().try_lock_owned() else {
+            anyhow::bail!("a backup is being made: try again when it is done");
+        };
         let (answer, answered) = oneshot::channel();
         self.shared.restarts.send(answer).await.context("the relay is stopping")?;
         let pid = answered.await.context("the relay is stopping")??;

@@ -22,7 +22,7 @@ pub(super) fn page(status: &Value) -> String {
     line(
         "people",
         format!(
-            "{} in {} rooms; {} connections, {} devices",
+            "{}, rooms: {}, connections: {}, devices: {}",
             status["participants"], status["rooms"], status["connections"], status["devices"]
         ),
     );
@@ -138,7 +138,7 @@ mod tests {
         let text = page(&status);
         for part in [
             "vchatd 9.9, up 2d 7h",
-            "1 in 2 rooms; 3 connections, 8 devices",
+            "1, rooms: 2, connections: 3, devices: 8",
             "1000 kbit/s; 10 datagrams, 5.0 MB",
             "0.25 cores",
             "34.0 MB",

@@ -278,7 +278,10 @@ impl Pace {
 
 impl Drop for OpenRoom {
     fn drop(&mut self) {
-        self.stats.lock().rooms.remove(&self.number);
+        let mut tables = self.stats.lock();
+        // Those of whom the relay has not seen that they have left.
+        let Some(room) = tables.rooms.remove(&self.number) else { return };
+        room.clients.values().for_each(|client| tables.leave(self.number, client));
     }
 }
 

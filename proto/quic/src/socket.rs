@@ -55,18 +55,15 @@ impl RelaySocket {
     }
 
     /// From now on reads the socket, and passes on what belongs to connections of the process before, which are of this generation.
-    ///
-    /// # Errors
-    /// The stream is none.
-    pub fn begin(&self, generation: u8, to: StdUnixStream) -> io::Result<()> {
-        let outlet = Outlet::new(stream(to)?);
+    /// The stream must have been found writable once, or it counts as full.
+    pub fn begin(&self, generation: u8, to: UnixStream) {
+        let outlet = Outlet::new(to);
         let mut source = self.0.source();
         if let Source::Nowhere(Some(waker)) =
             std::mem::replace(&mut *source, Source::SocketOfBoth { generation, outlet })
         {
             waker.wake();
         }
-        Ok(())
     }
 
     /// From now on does not read the socket, but what the process that takes over passes on.
@@ -74,7 +71,8 @@ impl RelaySocket {
     /// # Errors
     /// The stream is none.
     pub fn step_back(&self, from: StdUnixStream) -> io::Result<()> {
-        *self.0.source() = Source::Successor(Inlet::new(stream(from)?));
+        from.set_nonblocking(true)?;
+        *self.0.source() = Source::Successor(Inlet::new(UnixStream::from_std(from)?));
         Ok(())
     }
 
@@ -87,11 +85,6 @@ impl Shared {
     fn source(&self) -> MutexGuard<'_, Source> {
         self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn stream(stream: StdUnixStream) -> io::Result<UnixStream> {
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
 }
 
 impl AsyncUdpSocket for Shared {

@@ -642,6 +642,10 @@ impl Session {
         self.hello.participant = you.id;
         let me = Me { room, id: ParticipantId(you.id), tracks: tracks(&you.tracks) };
         self.state = State::Joined;
+        self.ever_joined = true;
+        self.me = Some(me.clone());
+        // First: what follows is for the connection that this tells of.
+        self.event(event(me));
         // Switched between the hello and now.
         if let Some(state) =
             self.hello.media_state.filter(|state| you.media_state.is_some_and(|told| told != *state))
@@ -650,9 +654,6 @@ impl Session {
         }
         self.view.forget_told();
         self.tell_view(now);
-        self.ever_joined = true;
-        self.me = Some(me.clone());
-        self.event(event(me));
         // They have lost the same relay and come back to it one after the other.
         self.missed = self.peers.keys().map(|id| (*id, now + COMING_BACK)).collect();
         for peer in welcome.others.into_iter().filter_map(peer).take(MAX_PARTICIPANTS - 1) {

@@ -203,6 +203,10 @@ fn another_process_takes_over_without_a_break() {
     );
     assert_eq!(outputs.iter().filter_map(post).collect::<Vec<_>>(), [1, 2, 3]);
 
+    let muted = pb::MediaState { muted: true, camera_off: false };
+    s.set_view(again, vec![(ParticipantId(2), 180)]);
+    s.set_media_state(muted);
+    drain(&mut s);
     // The one of before still tells of the room.
     relay(&mut s, again, pb::relay_control::Body::Participant(participant(3, "eve")));
     assert!(matches!(&events(&mut s)[..], [Event::PeerJoined(_)]));
@@ -215,6 +219,16 @@ fn another_process_takes_over_without_a_break() {
     let outputs = drain(&mut s);
     let told: Vec<&Event> =
         outputs.iter().filter_map(|o| if let Output::Event(e) = o { Some(e) } else { None }).collect();
+    let is_control = |o: &Output| matches!(o, Output::Control(_));
+    let is_moved = |o: &Output| matches!(o, Output::Event(Event::Moved { .. }));
+    let body = |o: &Output| match o {
+        Output::Control(pb::ClientControl { body }) => body.clone(),
+        _ => None,
+    };
+    let said: Vec<_> = outputs.iter().skip_while(|o| !is_moved(o)).filter_map(body).collect();
+    assert_eq!(outputs.iter().filter(|o| is_control(o)).count(), said.len(), "nothing to the one of before");
+    assert!(said.contains(&pb::client_control::Body::MediaState(muted)), "{said:?}");
+    assert!(said.iter().any(|b| matches!(b, pb::client_control::Body::View(_))), "{said:?}");
     let when = MediaTime::from_micros(5_695_000);
     assert!(
         matches!(&told[..], [Event::Moved { me, at }, Event::PeerChanged(_)] if me.id.0 == 1 && at.micros_since(when).abs() < 10),
