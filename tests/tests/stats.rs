@@ -93,7 +93,7 @@ fn status_and_metrics_agree_with_what_happened() -> anyhow::Result<()> {
     assert_eq!(status["chat"]["lines"], 2, "{status}");
     assert!(status["chat"]["stored_ms"]["p50"].as_f64() > Some(0.0), "{status}");
     let page = call.relay.operate(&["status"])?;
-    assert!(page.contains("2 in 1 rooms") && page.lines().count() > 8, "{page}");
+    assert!(page.contains("2, rooms: 1, connections: 2") && page.lines().count() > 8, "{page}");
 
     for (metric, value) in [
         ("vchatd_participants", 2.0),

@@ -211,7 +211,7 @@ fn another_process_takes_over_without_a_break() {
     relay(&mut s, again, pb::relay_control::Body::Participant(participant(3, "eve")));
     assert!(matches!(&events(&mut s)[..], [Event::PeerJoined(_)]));
     let welcome = pb::Welcome {
-        you: Some(participant(1, "ann")),
+        you: Some(pb::Participant { media_state: Some(pb::MediaState::default()), ..participant(1, "ann") }),
         others: vec![participant(2, "bob")],
         room: "lobby".into(),
     };
