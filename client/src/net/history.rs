@@ -13,7 +13,7 @@ use super::connect::Connector;
 use super::invite::failure;
 use super::link::loss;
 use super::pair::PairError;
-use super::talk::Talk;
+use super::talk::{Talk, alone};
 use crate::call::for_terminal;
 use crate::cli::HistoryConfig;
 
@@ -59,15 +59,9 @@ impl Read {
 /// # Errors
 /// The relay cannot be reached, or does not do it.
 pub fn run(config: &HistoryConfig) -> Result<Read, PairError> {
-    let relay = config.relay.clone();
-    let connector =
-        Connector::new(relay, false, &config.config_dir, &config.state_dir).map_err(PairError::Local)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
-    let read = runtime.block_on(read(&connector, config));
-    // A name service that does not answer must not hold up the end of the program.
-    runtime.shutdown_background();
-    read
+    alone(&config.relay, &config.config_dir, &config.state_dir, async |connector| {
+        read(connector, config).await
+    })
 }
 
 async fn read(connector: &Connector, config: &HistoryConfig) -> Result<Read, PairError> {

@@ -14,7 +14,7 @@ use vchat_proto::wire::pb;
 use super::connect::{Connector, not_paired};
 use super::link::loss;
 use super::pair::PairError;
-use super::talk::Talk;
+use super::talk::{Talk, alone};
 use crate::cli::{InviteConfig, Target};
 
 /// A new invite.
@@ -57,15 +57,9 @@ impl Invited {
 /// # Errors
 /// The relay cannot be reached, or does not do it.
 pub fn run(config: &InviteConfig) -> Result<Invited, PairError> {
-    let relay = config.relay.clone();
-    let connector =
-        Connector::new(relay, false, &config.config_dir, &config.state_dir).map_err(PairError::Local)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
-    let invited = runtime.block_on(ask(&connector, config));
-    // A name service that does not answer must not hold up the end of the program.
-    runtime.shutdown_background();
-    invited
+    alone(&config.relay, &config.config_dir, &config.state_dir, async |connector| {
+        ask(connector, config).await
+    })
 }
 
 async fn ask(connector: &Connector, config: &InviteConfig) -> Result<Invited, PairError> {

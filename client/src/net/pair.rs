@@ -17,7 +17,7 @@ use vchat_proto::wire::pb;
 use super::connect::{Connector, label_of, list};
 use super::link::loss;
 use super::reach::{self, Connected, Terms, Unreached};
-use super::talk::Talk;
+use super::talk::{Talk, alone};
 use crate::cli::{Invite, PairConfig, Target};
 
 /// What came of a pairing.
@@ -42,19 +42,11 @@ pub struct Paired {
 /// # Errors
 /// As for [`pair`]; or no identity, or no runtime.
 pub fn run(config: &PairConfig) -> Result<Paired, PairError> {
-    let relay = config.relay.clone();
-    let mut connector =
-        Connector::new(relay, false, &config.config_dir, &config.state_dir).map_err(PairError::Local)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
-    let paired = runtime.block_on(async {
-        let (paired, closed) = pair(&mut connector, &config.invite, &config.name).await?;
+    alone(&config.relay, &config.config_dir, &config.state_dir, async |connector| {
+        let (paired, closed) = pair(connector, &config.invite, &config.name).await?;
         closed.farewell().await;
         Ok(paired)
-    });
-    // A name service that does not answer must not hold up the end of the program.
-    runtime.shutdown_background();
-    paired
+    })
 }
 
 /// Why a pairing failed; in one line for the user.

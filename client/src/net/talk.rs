@@ -1,9 +1,15 @@
-//! A stream of questions and answers.
+//! A relay that is asked something without a call: a stream of questions and answers.
+
+use std::path::Path;
 
 use prost::Message;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use vchat_proto::wire::close::CloseCode;
 use vchat_proto::wire::framing::{Deframer, frame};
+
+use super::connect::Connector;
+use super::pair::PairError;
+use crate::cli::Target;
 
 /// One stream on which each message is answered by one.
 pub(crate) struct Talk {
@@ -47,4 +53,24 @@ impl Talk {
             }
         }
     }
+}
+
+/// Does something with a relay without a call, on a runtime of its own, and blocks until it is done.
+///
+/// # Errors
+/// Those of the work; or this device's own files are no use.
+pub(crate) fn alone<T>(
+    relay: &Target,
+    config_dir: &Path,
+    state_dir: &Path,
+    work: impl AsyncFnOnce(&mut Connector) -> Result<T, PairError>,
+) -> Result<T, PairError> {
+    let connector = Connector::new(relay.clone(), false, config_dir, state_dir);
+    let mut connector = connector.map_err(PairError::Local)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| PairError::Local(format!("cannot start the network: {e}")))?;
+    let done = runtime.block_on(work(&mut connector));
+    // A name service that does not answer must not hold up the end of the program.
+    runtime.shutdown_background();
+    done
 }

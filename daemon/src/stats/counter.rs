@@ -44,6 +44,11 @@ impl Histogram {
         bounds.zip(self.counts.iter().map(Counter::get)).collect()
     }
 
+    /// How many events there were.
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().map(Counter::get).sum()
+    }
+
     pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_us.get() as f64 / 1e6
     }

@@ -99,8 +99,7 @@ impl Scrape {
 
     fn chat(&self, page: &mut Page<'_>) -> fmt::Result {
         let chat = &self.stats.0.chat;
-        let buckets = chat.stored.buckets();
-        let stored = buckets.iter().map(|(_, n)| n).sum();
+        let stored = chat.stored.count();
         let lines = [("stored", stored), ("known", chat.known.get()), ("failed", chat.failed.get())];
         let lines = lines.map(|(result, n)| (vec![("result", result.into())], n));
         let help = "Lines of chat: stored now, known from before, or failed to be stored";
@@ -109,6 +108,7 @@ impl Scrape {
         let help = "From the room to the disk and back, of each line that was stored";
         let mut family =
             page.0.encode_descriptor("vchatd_chat_store_seconds", help, None, MetricType::Histogram)?;
+        let buckets = chat.stored.buckets();
         family.encode_histogram::<NoLabelSet>(chat.stored.sum_seconds(), stored, &buckets, None)
     }
 
